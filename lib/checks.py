@@ -1,0 +1,53 @@
+"""Checks of arguments at the public border: one line that names the argument and the remedy."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def check_tensor(name: str, value: Tensor, shape: str, *, kind: str = "float", finite: bool = False) -> None:
+    """Raise unless `value` is a tensor of this shape and kind.
+
+    shape: space-separated axes; a number must match exactly, a name matches any length, `...` any
+        leading axes ("B V 3", "... 3"). A name used twice must have one length.
+    kind: "float", "integer", "bool" or "any".
+    finite: also refuse NaN and infinity.
+
+    Raises TypeError for a wrong type or dtype, ValueError for a wrong shape or a non-finite entry.
+    """
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor, got {type(value).__name__}; use torch.as_tensor")
+    allowed = {
+        "float": value.dtype.is_floating_point,
+        "integer": not value.dtype.is_floating_point and not value.dtype.is_complex and value.dtype != torch.bool,
+        "bool": value.dtype == torch.bool,
+        "any": True,
+    }
+    if not allowed[kind]:
+        remedy = {"float": ".float()", "integer": ".long()", "bool": ".bool()"}[kind]
+        raise TypeError(f"{name} must have a {kind} dtype, got {value.dtype}; convert it with {name}{remedy}")
+    axes = shape.split()
+    lengths = tuple(value.shape)
+    if axes and axes[0] == "...":
+        axes = axes[1:]
+        lengths = lengths[max(len(lengths) - len(axes), 0) :]
+    known: dict[str, int] = {}
+    fits = len(axes) == len(lengths) and all(
+        length == (int(axis) if axis.isdigit() else known.setdefault(axis, length))
+        for axis, length in zip(axes, lengths, strict=True)
+    )
+    if not fits:
+        wanted = "(" + ", ".join(shape.split()) + ")"
+        hint = f"; add the batch axis with {name}[None]" if len(axes) == len(lengths) + 1 else ""
+        raise ValueError(f"{name} must have shape {wanted}, got {tuple(value.shape)}{hint}")
+    if finite and not torch.isfinite(value).all():
+        raise ValueError(f"{name} has NaN or infinite entries; remove them, or lower the step that made them")
+
+
+def check_same_device(**tensors: Tensor) -> None:
+    """Raise ValueError unless all tensors (given by name) live on one device."""
+    devices = {name: value.device for name, value in tensors.items()}
+    if len(set(devices.values())) > 1:
+        places = ", ".join(f"{name} on {device}" for name, device in devices.items())
+        raise ValueError(f"tensors must share one device, got {places}; move them with .to(device)")

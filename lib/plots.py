@@ -1,0 +1,146 @@
+"""The house style for static figures."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from lib import rendering
+from lib.geometry import rotations
+
+# Okabe and Ito's palette: told apart by colour-blind readers.
+COLORS = ["#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442", "#000000"]
+
+
+def use_style() -> None:
+    """Set matplotlib to the course's style; call it once in a notebook's set-up cell."""
+    plt.rcParams.update(
+        {
+            "figure.dpi": 100,
+            "font.size": 10,
+            "axes.titlesize": 10,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.prop_cycle": plt.cycler(color=COLORS),
+            "legend.frameon": False,
+            "image.cmap": "viridis",
+            "image.interpolation": "nearest",
+            "figure.constrained_layout.use": True,
+        }
+    )
+
+
+def present(fig: Figure, alt: str) -> None:
+    """Show a finished figure in the notebook with a text for readers who cannot see it, and close it."""
+    from IPython.display import Image, display
+
+    buffer = io.BytesIO()
+    fig.savefig(buffer, format="png", bbox_inches="tight", facecolor="white")
+    plt.close(fig)
+    display(Image(buffer.getvalue(), alt=alt))
+
+
+def to_image(image) -> np.ndarray:
+    """(3, H, W), (1, H, W), (H, W) or (H, W, 3) in [0, 1] → what `imshow` takes."""
+    array = image.detach().cpu().numpy() if isinstance(image, torch.Tensor) else np.asarray(image)
+    if array.ndim == 3 and array.shape[0] in (1, 3) and array.shape[-1] != 3:
+        array = array.transpose(1, 2, 0)
+    if array.ndim == 3 and array.shape[-1] == 1:
+        array = array[..., 0]
+    return array.clip(0, 1) if array.ndim == 3 else array
+
+
+def show_images(
+    images: Sequence, titles: Sequence[str] | None = None, *, columns: int | None = None, height: float = 2.2, **imshow
+) -> Figure:
+    """A grid of images, each (3, H, W) or (H, W), with titles; single-channel ones in `cmap` (grey by default)."""
+    columns = columns or min(len(images), 6)
+    rows = -(-len(images) // columns)
+    fig, axes = plt.subplots(rows, columns, figsize=(height * columns, height * rows), squeeze=False)
+    for axis in axes.flat:
+        axis.set_axis_off()
+    for i, image in enumerate(images):
+        array = to_image(image)
+        options = {"cmap": "gray", "vmin": 0, "vmax": 1} if array.ndim == 2 and not imshow else imshow
+        axes.flat[i].imshow(array, **options)
+        if titles is not None:
+            axes.flat[i].set_title(titles[i])
+    return fig
+
+
+def view_rotation(azimuth: float, elevation: float) -> torch.Tensor:
+    """(3, 3) world → camera rotation; angles in degrees (see `rotations.view_rotation`)."""
+    angles = torch.deg2rad(torch.tensor([azimuth, elevation], dtype=torch.float32))
+    return rotations.view_rotation(angles[0], angles[1])
+
+
+def shaded_mesh(
+    verts,
+    faces,
+    *,
+    colors=None,
+    values=None,
+    cmap: str = "viridis",
+    limits: tuple[float, float] | None = None,
+    azimuth: float = 30.0,
+    elevation: float = 15.0,
+    size: int = 256,
+    center=None,
+    radius: float | None = None,
+) -> np.ndarray:
+    """A Lambert-shaded picture of a mesh on white, (size, size, 3).
+
+    verts (V, 3), faces (F, 3); `colors` (V, 3) in [0, 1], or `values` (V,) painted with `cmap` between
+    `limits`. The camera stands at `azimuth`, `elevation` in degrees; azimuth 0 looks along −z (an animal,
+    which looks along +x, is seen from its side, heading right), 90 sees its face. `center` (3,) and
+    `radius` fix the framing, so that several pictures share one scale.
+    """
+    verts = torch.as_tensor(verts).detach().cpu().float()
+    faces = torch.as_tensor(faces).detach().cpu().long()
+    if values is not None:
+        numbers = torch.as_tensor(values).detach().cpu().float().numpy()
+        low, high = limits or (numbers.min(), numbers.max())
+        scaled = (numbers - low) / max(high - low, 1e-12)
+        colors = torch.from_numpy(plt.get_cmap(cmap)(scaled.clip(0, 1))[:, :3]).float()
+    elif colors is None:
+        colors = torch.tensor([0.66, 0.75, 0.86]).expand(len(verts), 3)
+    else:
+        colors = torch.as_tensor(colors).detach().cpu().float()
+    if center is None:
+        center = (verts.amax(0) + verts.amin(0)) / 2
+    points = verts - torch.as_tensor(center).detach().cpu().float()
+    if radius is None:
+        radius = float(points.norm(dim=-1).max())
+    points = points @ view_rotation(azimuth, elevation).T / (1.05 * radius)
+    supersampled = 2 * size
+    picture = rendering.shade(points[None], faces, colors[None], supersampled, background=1.0)[0]
+    picture = torch.nn.functional.avg_pool2d(picture[None], 2)[0]
+    return picture.permute(1, 2, 0).clamp(0, 1).numpy()
+
+
+def draw_mesh(axis: Axes, verts, faces, title: str = "", **options) -> None:
+    """Draw `shaded_mesh(verts, faces, **options)` into a matplotlib axis."""
+    axis.imshow(shaded_mesh(verts, faces, **options))
+    axis.set_axis_off()
+    axis.set_title(title)
+
+
+def draw_points(
+    axis: Axes, points, title: str = "", *, azimuth: float = 30.0, elevation: float = 15.0, color=None, size: float = 4, **scatter
+) -> None:
+    """Draw a cloud (N, 3) orthographically from `azimuth`, `elevation` in degrees, far points first."""
+    points = torch.as_tensor(points).detach().cpu().float() @ view_rotation(azimuth, elevation).T
+    order = points[:, 2].argsort(descending=True)
+    chosen = color if color is None or isinstance(color, str) else np.asarray(color)[order.numpy()]
+    axis.scatter(points[order, 0], points[order, 1], s=size, c=chosen, linewidths=0, **scatter)
+    if not axis.yaxis_inverted():
+        axis.invert_yaxis()
+    axis.set_aspect("equal")
+    axis.set_axis_off()
+    axis.set_title(title)
