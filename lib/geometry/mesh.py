@@ -1,0 +1,323 @@
+"""Triangle meshes: a sphere to start from, files in and out, normals, edges, subdivision, mirror symmetry."""
+
+from __future__ import annotations
+
+import math
+import os
+import tempfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from lib.checks import check_same_device, check_tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Mesh:
+    """A triangle mesh, validated when it is made (see `validate_mesh`).
+
+    verts: (V, 3) positions. faces: (F, 3) int64 indices, counter-clockwise seen from outside.
+    uvs: (V, 2) texture coordinates as in OBJ files: u to the right, v **up**, (0, 0) the lower left
+        corner of the picture, (1, 1) its upper right corner. A seam needs its vertices twice.
+    texture: (3, H, W) picture in [0, 1], first row on top. colors: (V, 3) in [0, 1].
+    """
+
+    verts: Float[Tensor, "V 3"]
+    faces: Int[Tensor, "F 3"]
+    uvs: Float[Tensor, "V 2"] | None = None
+    texture: Float[Tensor, "3 H W"] | None = None
+    colors: Float[Tensor, "V 3"] | None = None
+
+    def __post_init__(self) -> None:
+        validate_mesh(self.verts, self.faces)
+        count = len(self.verts)
+        for name, value, shape in (
+            ("uvs", self.uvs, f"{count} 2"),
+            ("texture", self.texture, "3 H W"),
+            ("colors", self.colors, f"{count} 3"),
+        ):
+            if value is not None:
+                check_tensor(name, value, shape, finite=True)
+                check_same_device(verts=self.verts, **{name: value})
+
+    def to(self, device: torch.device | str) -> Mesh:
+        """The same mesh on another device."""
+        values = (self.verts, self.faces, self.uvs, self.texture, self.colors)
+        return Mesh(*(value if value is None else value.to(device) for value in values))
+
+    def with_verts(self, verts: Float[Tensor, "V 3"]) -> Mesh:
+        """The same faces, texture and colours on moved vertices."""
+        return replace(self, verts=verts)
+
+
+def validate_mesh(verts: Float[Tensor, "V 3"], faces: Int[Tensor, "F 3"]) -> None:
+    """Raise unless this is a mesh one can compute on.
+
+    Raises TypeError for wrong types; ValueError for wrong shapes, an empty mesh, NaN vertices, faces that
+    are not triangles or point outside the vertices, and triangles whose height is lost in the rounding
+    of their own coordinates (zero area).
+    """
+    check_tensor("verts", verts, "V 3", finite=True)
+    if isinstance(faces, Tensor) and faces.ndim == 2 and faces.shape[1] > 3:
+        raise ValueError(f"faces must be triangles, got {faces.shape[1]} corners each; triangulate them first")
+    check_tensor("faces", faces, "F 3", kind="integer")
+    if faces.dtype != torch.int64:
+        raise TypeError(f"faces must be int64, got {faces.dtype}; convert it with faces.long()")
+    check_same_device(verts=verts, faces=faces)
+    if len(verts) == 0 or len(faces) == 0:
+        raise ValueError(f"the mesh is empty: {len(verts)} verts and {len(faces)} faces; give at least one triangle")
+    low, high = int(faces.min()), int(faces.max())
+    if low < 0 or high >= len(verts):
+        wrong = low if low < 0 else high
+        raise ValueError(f"faces point to vertex {wrong}, but verts has 0 … {len(verts) - 1}; indices start at 0")
+    corners = verts.detach().double()[faces]
+    sides = corners.roll(-1, dims=1) - corners
+    double_area = torch.linalg.cross(sides[:, 0], sides[:, 1]).norm(dim=-1)
+    longest = sides.norm(dim=-1).amax(dim=1)
+    rounding = 4 * torch.finfo(verts.dtype).eps * corners.abs().amax(dim=(1, 2))
+    flat = double_area <= rounding * longest
+    if flat.any():
+        first = int(flat.nonzero()[0])
+        raise ValueError(
+            f"faces has {int(flat.sum())} triangles of zero area, the first is face {first} with vertices "
+            f"{faces[first].tolist()}; remove them, or merge their vertices"
+        )
+
+
+# ---------------------------------------------------------------------------------------------- shapes
+
+
+def icosphere(subdivisions: int = 3, radius: float = 1.0) -> Mesh:
+    """A sphere of nearly equal triangles: an icosahedron, split 1 → 4 and pushed to the sphere each time.
+
+    10 · 4ⁿ + 2 vertices (n = 3: 642) and 20 · 4ⁿ faces, float32. The coordinate planes are mirror planes,
+    exact to the last bit: for each vertex (x, y, z) there is one (x, y, −z).
+
+    Raises ValueError for a negative count of subdivisions or a radius that is not positive.
+    """
+    if subdivisions < 0:
+        raise ValueError(f"subdivisions must be 0 or more, got {subdivisions}")
+    if not radius > 0:
+        raise ValueError(f"radius must be positive, got {radius}")
+    golden = (1 + math.sqrt(5)) / 2
+    # fmt: off
+    verts = torch.tensor([
+        [-1, golden, 0], [1, golden, 0], [-1, -golden, 0], [1, -golden, 0],
+        [0, -1, golden], [0, 1, golden], [0, -1, -golden], [0, 1, -golden],
+        [golden, 0, -1], [golden, 0, 1], [-golden, 0, -1], [-golden, 0, 1],
+    ], dtype=torch.float64)
+    faces = torch.tensor([
+        [0, 11, 5], [0, 5, 1], [0, 1, 7], [0, 7, 10], [0, 10, 11],
+        [1, 5, 9], [5, 11, 4], [11, 10, 2], [10, 7, 6], [7, 1, 8],
+        [3, 9, 4], [3, 4, 2], [3, 2, 6], [3, 6, 8], [3, 8, 9],
+        [4, 9, 5], [2, 4, 11], [6, 2, 10], [8, 6, 7], [9, 8, 1],
+    ])
+    # fmt: on
+
+    def to_sphere(points: Tensor) -> Tensor:
+        x, y, z = points.unbind(-1)
+        return points / (x * x + y * y + z * z).sqrt()[:, None]
+
+    verts = to_sphere(verts)
+    for _ in range(subdivisions):
+        verts, faces = _split(verts, faces)
+        verts = to_sphere(verts)
+    return Mesh((radius * verts).float(), faces)
+
+
+def subdivide(mesh: Mesh) -> Mesh:
+    """Split every triangle into four at the midpoints of its edges; the surface stays the same.
+
+    The old vertices come first and keep their indices. uvs and colours are averaged like positions.
+    """
+    attributes = [mesh.verts]
+    attributes += [value for value in (mesh.uvs, mesh.colors) if value is not None]
+    split, faces = _split(torch.cat([value.to(mesh.verts.dtype) for value in attributes], dim=1), mesh.faces)
+    pieces = list(split.split([value.shape[1] for value in attributes], dim=1))
+    verts = pieces.pop(0)
+    uvs = None if mesh.uvs is None else pieces.pop(0)
+    colors = None if mesh.colors is None else pieces.pop(0)
+    return Mesh(verts, faces, uvs, mesh.texture, colors)
+
+
+def _split(values: Float[Tensor, "V C"], faces: Int[Tensor, "F 3"]) -> tuple[Tensor, Tensor]:
+    """Midpoints appended to per-vertex values, and the four small faces of each face."""
+    pairs, of_side = _unique_edges(faces)
+    middle = len(values) + of_side
+    a, b, c = faces.unbind(1)
+    ab, bc, ca = middle.unbind(1)
+    small = [(a, ab, ca), (b, bc, ab), (c, ca, bc), (ab, bc, ca)]
+    smaller = torch.stack([torch.stack(corners, dim=1) for corners in small], dim=1)
+    return torch.cat([values, (values[pairs[:, 0]] + values[pairs[:, 1]]) / 2]), smaller.reshape(-1, 3)
+
+
+# ------------------------------------------------------------------------------- edges, normals, areas
+
+
+def edges(faces: Int[Tensor, "F 3"]) -> Int[Tensor, "E 2"]:
+    """The edges of a mesh, each once, smaller index first, in lexicographic order."""
+    check_tensor("faces", faces, "F 3", kind="integer")
+    return _unique_edges(faces)[0]
+
+
+def _unique_edges(faces: Int[Tensor, "F 3"]) -> tuple[Int[Tensor, "E 2"], Int[Tensor, "F 3"]]:
+    """All edges once, and for each side (ab, bc, ca) of each face the index of its edge."""
+    sides = torch.stack([faces, faces.roll(-1, dims=1)], dim=-1).reshape(-1, 2).sort(dim=1).values
+    # One integer an edge sorts much faster than rows do.
+    base = int(faces.max()) + 1 if faces.numel() else 1
+    keys, of_side = torch.unique(sides[:, 0] * base + sides[:, 1], return_inverse=True)
+    return torch.stack([keys // base, keys % base], dim=1), of_side.reshape(-1, 3)
+
+
+def _area_vectors(verts: Float[Tensor, "... V 3"], faces: Int[Tensor, "F 3"]) -> Float[Tensor, "... F 3"]:
+    """Outward normals, as long as twice the area."""
+    check_tensor("verts", verts, "... V 3")
+    check_tensor("faces", faces, "F 3", kind="integer")
+    a, b, c = (verts.index_select(-2, corner) for corner in faces.unbind(1))
+    return torch.linalg.cross(b - a, c - a)
+
+
+def face_normals(verts: Float[Tensor, "... V 3"], faces: Int[Tensor, "F 3"]) -> Float[Tensor, "... F 3"]:
+    """Unit outward normals of the faces; zero for a triangle of zero area. Leading axes are batches."""
+    return torch.nn.functional.normalize(_area_vectors(verts, faces), dim=-1, eps=1e-12)
+
+
+def face_areas(verts: Float[Tensor, "... V 3"], faces: Int[Tensor, "F 3"]) -> Float[Tensor, "... F"]:
+    """Areas of the faces, in squared units of the vertices. Leading axes are batches."""
+    return _area_vectors(verts, faces).norm(dim=-1) / 2
+
+
+def vertex_normals(verts: Float[Tensor, "... V 3"], faces: Int[Tensor, "F 3"]) -> Float[Tensor, "... V 3"]:
+    """Unit outward normals at the vertices: the mean of the faces around, weighted by area.
+
+    Zero at a vertex without faces. Leading axes are batches. The weights are those of PyTorch3D's
+    `Meshes.verts_normals_packed`.
+    """
+    weighted = _area_vectors(verts, faces).repeat_interleave(3, dim=-2)
+    total = torch.zeros_like(verts).index_add(-2, faces.reshape(-1), weighted)
+    return torch.nn.functional.normalize(total, dim=-1, eps=1e-12)
+
+
+def mirror_permutation(verts: Float[Tensor, "V 3"], axis: int = 2) -> Int[Tensor, "V"]:
+    """For each vertex, the index of its mirror image in the plane where coordinate `axis` is 0.
+
+    verts[permutation] with that coordinate negated is verts again, to 1e-4 of the mesh's size (exactly,
+    for `icosphere`); the permutation is its own inverse.
+
+    Raises ValueError where a vertex has no partner, or two share one.
+    """
+    from scipy.spatial import cKDTree
+
+    check_tensor("verts", verts, "V 3", finite=True)
+    if axis not in (0, 1, 2):
+        raise ValueError(f"axis must be 0, 1 or 2, got {axis}")
+    points = verts.detach().cpu().double().numpy()
+    mirrored = points.copy()
+    mirrored[:, axis] *= -1
+    distance, partner = cKDTree(points).query(mirrored)
+    alone = distance > 1e-4 * (points.max(0) - points.min(0)).max()
+    permutation = torch.from_numpy(partner).to(verts.device)
+    if alone.any():
+        raise ValueError(
+            f"verts are not symmetric in axis {axis}: {alone.sum()} have no mirror image, the first is "
+            f"vertex {alone.argmax()}; use a symmetric template, such as icosphere()"
+        )
+    if not torch.equal(permutation[permutation], torch.arange(len(verts), device=verts.device)):
+        raise ValueError(f"verts do not pair up in axis {axis}; merge vertices that lie in the same place")
+    return permutation
+
+
+# ---------------------------------------------------------------------------------------------- files
+
+
+def load_mesh(path: str | Path) -> Mesh:
+    """Read a mesh from OBJ, PLY, GLB or what else trimesh reads, with texture or vertex colours.
+
+    Vertices keep their order and are not merged, but where texture coordinates have a seam its vertices
+    come twice. Polygons are cut into triangles; several objects in a file become one mesh.
+
+    Raises FileNotFoundError for a missing file, ValueError for one that holds no valid mesh.
+    """
+    import numpy as np
+    import trimesh
+
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"path={str(path)!r} is not a file; check the spelling and the folder")
+    try:
+        loaded = trimesh.load_mesh(path, process=False)
+    except Exception as error:  # trimesh's readers raise all kinds of errors on a damaged file.
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f"{path.name} cannot be read as a mesh ({reason}); export it again as .obj or .glb") from None
+    if not isinstance(loaded, trimesh.Trimesh) or len(loaded.faces) == 0:
+        raise ValueError(f"{path.name} holds no triangles; export a mesh, not points or curves")
+    uvs = texture = colors = None
+    visual = loaded.visual
+    if visual.kind == "texture" and visual.uv is not None:
+        uvs = torch.from_numpy(np.array(visual.uv[:, :2], dtype=np.float32))
+        picture = getattr(visual.material, "baseColorTexture", None) or getattr(visual.material, "image", None)
+        if picture is not None:
+            pixels = np.asarray(picture.convert("RGB"), dtype=np.float32) / 255
+            texture = torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+    elif visual.kind == "vertex":
+        colors = torch.from_numpy(np.asarray(visual.vertex_colors[:, :3], dtype=np.float32) / 255)
+    verts = torch.from_numpy(np.asarray(loaded.vertices, dtype=np.float32))
+    faces = torch.from_numpy(np.asarray(loaded.faces, dtype=np.int64))
+    try:
+        return Mesh(verts, faces, uvs, texture, colors)
+    except ValueError as error:
+        raise ValueError(f"{path.name}: {error}") from None
+
+
+def save_mesh(path: str | Path, mesh: Mesh) -> None:
+    """Write a mesh to .obj (with .mtl and .png beside it), .ply or .glb, by the ending of `path`.
+
+    Vertex colours are stored with 8 bits a channel, and only where there is no texture. The file is there
+    whole or not at all.
+
+    Raises ValueError for another ending or a texture in a .ply, OSError where the file cannot be written.
+    """
+    import trimesh
+    from PIL import Image
+
+    path = Path(path)
+    ending = path.suffix.lower()
+    if ending not in (".obj", ".ply", ".glb"):
+        raise ValueError(f"path={path.name!r} must end in .obj, .ply or .glb")
+    if ending == ".ply" and mesh.uvs is not None:
+        raise ValueError(f"path={path.name!r}: a .ply file holds no texture coordinates; use .obj or .glb")
+
+    def array(value: Tensor):
+        return value.detach().cpu().numpy()
+
+    exported = trimesh.Trimesh(array(mesh.verts), array(mesh.faces), process=False)
+    if mesh.uvs is not None:
+        picture = None
+        if mesh.texture is not None:
+            pixels = (mesh.texture.clamp(0, 1) * 255).round().byte()
+            picture = Image.fromarray(array(pixels.permute(1, 2, 0)))
+        if ending == ".glb":
+            material = trimesh.visual.material.PBRMaterial(
+                name=path.stem, baseColorTexture=picture, metallicFactor=0.0, roughnessFactor=1.0
+            )
+        else:
+            material = trimesh.visual.material.SimpleMaterial(image=picture, name=path.stem)
+        exported.visual = trimesh.visual.TextureVisuals(uv=array(mesh.uvs), material=material)
+    elif mesh.colors is not None:
+        levels = (mesh.colors.clamp(0, 1) * 255).round().byte()
+        exported.visual = trimesh.visual.ColorVisuals(exported, vertex_colors=array(levels))
+
+    options = {"mtl_name": f"{path.stem}.mtl"} if ending == ".obj" else {}
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+            exported.export(Path(folder) / path.name, **options)
+            # The mesh last: once it is there, so is what it refers to.
+            for file in sorted(Path(folder).iterdir(), key=lambda file: file.name == path.name):
+                os.replace(file, path.parent / file.name)
+    except OSError as error:
+        reason = f"cannot write {path} ({error.strerror}); free space or choose another folder"
+        raise OSError(error.errno, reason) from None
