@@ -1,22 +1,32 @@
-"""What every chapter's run needs: seed, device, settings of the profile, and results against bands."""
+"""What every chapter's run needs: seed, device, settings, the training loop with its checkpoints, and
+results against bands."""
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import pickle
 import random
 import tempfile
+import time
+import warnings
+import zipfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import torch
+from jaxtyping import Int
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
 
 
 def set_seed(seed: int) -> None:
-    """Seed Python, NumPy and PyTorch (all devices)."""
+    """Seed Python, NumPy (its global generator, which other libraries draw from) and PyTorch (all devices)."""
     random.seed(seed)
-    np.random.seed(seed % 2**32)
+    np.random.seed(seed % 2**32)  # noqa: NPY002
     torch.manual_seed(seed)
 
 
@@ -121,3 +131,291 @@ class Results:
     def _save(self) -> None:
         if self.path is not None:
             write_atomically(self.path, json.dumps(self.entries, indent=2))
+
+
+def fit(
+    model: nn.Module,
+    loss_fn: Callable[[nn.Module, dict[str, Tensor], int], dict[str, Tensor]],
+    data: dict[str, Tensor] | Dataset,
+    *,
+    steps: int,
+    batch_size: int,
+    lr: float = 1e-4,
+    optimizer: torch.optim.Optimizer | None = None,
+    schedule: Callable[[int], float] | None = None,
+    device: torch.device | str = "auto",
+    mixed_precision: bool = True,
+    seed: int = 0,
+    out_dir: str | Path = "",
+    name: str = "model",
+    checkpoint_every: int = 1000,
+    log_every: int = 10,
+    max_seconds: float | None = None,
+    workers: int = 0,
+) -> dict[str, list[float]]:
+    """Train `model` for `steps` steps of gradient descent: the one training loop of the course.
+
+    loss_fn: `loss_fn(model, batch, step)` gives named scalars; the one named "loss" is descended, the
+        others are only recorded. Random augmentation belongs here: its random numbers are restored on resume.
+    data: a dict of tensors with one common first axis, or a Dataset whose items are dicts of tensors and
+        depend on their index alone (so `workers` processes may load them). A batch is a dict of stacked tensors
+        on `device`.
+    optimizer: Adam(`lr`) unless given. schedule: a factor of the learning rate(s) for every step.
+    device: where to train; see `pick_device`. On CUDA, with `mixed_precision`, `model(…)` runs in bfloat16 and
+        returns float32; what `loss_fn` computes outside of it stays in float32.
+    out_dir: where `<name>.checkpoint` is kept, atomically, every `checkpoint_every` steps and at the end;
+        called again with the same arguments, the run goes on from there to the very weights of a run that was
+        never stopped. Without it nothing is written, and the run starts anew.
+    log_every: the history has one entry, the mean over the steps since the last one, for so many steps.
+    max_seconds: stop early, with a checkpoint, once the time is spent (the next call goes on).
+
+    Returns the history: {"step": […], "loss": […], …}, lists of equal length. The model is left in evaluation mode.
+
+    Raises FloatingPointError where the loss stops being finite, ValueError where `out_dir` holds the checkpoint
+    of another run or only damaged ones.
+    """
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+
+    device = pick_device(str(device))
+    AcceleratorState._reset_state(reset_partial_state=True)  # one process may train on one device, then on another
+    precision = "bf16" if mixed_precision and device.type == "cuda" else "no"
+    accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision=precision)
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)
+
+    samples = len(next(iter(data.values()))) if isinstance(data, dict) else len(data)
+    if samples == 0:
+        raise ValueError("data is empty; give at least one sample")
+    optimizer = optimizer or torch.optim.Adam(model.parameters(), lr=lr)
+    base_rates = [group["lr"] for group in optimizer.param_groups]
+    run = {"seed": seed, "batch_size": batch_size, "samples": samples, "rates": base_rates}
+    model, optimizer = accelerator.prepare(model.to(device), optimizer)
+    checkpoint = Checkpoint(out_dir, name, run) if str(out_dir) else None
+
+    set_seed(seed)
+    history: dict[str, list[float]] = {"step": []}
+    sums: dict[str, Tensor] = {}
+    start = 0
+    if checkpoint is not None and (state := checkpoint.load(device)) is not None:
+        try:
+            model.load_state_dict(state["model"])
+            optimizer.load_state_dict(state["optimizer"])
+        except (RuntimeError, ValueError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise ValueError(f"{checkpoint.newest} is of another model ({reason}); choose another out_dir") from None
+        start, history, sums = state["step"], state["history"], state["sums"]
+        restore_random_state(state["random"])
+
+    model.train()
+    began = time.monotonic()
+    progress = Progress(start, steps, Path(out_dir) / f"{name}.progress.json" if str(out_dir) else None)
+    batches = load_batches(data, batch_order(samples, batch_size, seed, start, steps), device, workers)
+    for step, batch in enumerate(batches, start):
+        if schedule is not None:
+            for group, rate in zip(optimizer.param_groups, base_rates, strict=True):
+                group["lr"] = rate * schedule(step)
+        terms = loss_fn(model, batch, step)
+        optimizer.zero_grad()
+        accelerator.backward(terms["loss"])
+        optimizer.step()
+
+        done = step + 1
+        for term, value in terms.items():
+            sums[term] = sums.get(term, 0) + value.detach().float()
+        if done % log_every == 0 or done == steps:
+            count = done - (history["step"][-1] if history["step"] else 0)
+            means = {term: float(total) / count for term, total in sums.items()}
+            sums = {}
+            if not np.isfinite(means["loss"]):
+                raise FloatingPointError(f"the loss is not finite near step {done}; lower the learning rate")
+            for term, mean in {"step": done, **means}.items():
+                history.setdefault(term, []).append(mean)
+            progress.show(done, means["loss"])
+        out_of_time = max_seconds is not None and time.monotonic() - began > max_seconds
+        if checkpoint is not None and (done % checkpoint_every == 0 or done == steps or out_of_time):
+            checkpoint.save(
+                {
+                    "step": done,
+                    "model": model.state_dict(),
+                    "optimizer": optimizer.state_dict(),
+                    "history": history,
+                    "sums": sums,
+                    "random": random_state(),
+                }
+            )
+        if out_of_time:
+            break
+    progress.close()
+    accelerator.unwrap_model(model, keep_fp32_wrapper=False).eval()
+    return history
+
+
+def batch_order(samples: int, batch_size: int, seed: int, start: int, stop: int) -> Iterator[Int[Tensor, "B"]]:
+    """The samples of the batches of steps `start` … `stop` − 1.
+
+    Every epoch is a fresh permutation, cut into batches; what does not fill a batch is left out. The order is a
+    function of seed and step alone, so a resumed run sees what an unbroken one would have seen.
+    """
+    per_epoch = max(samples // batch_size, 1)
+    current = None
+    for step in range(start, stop):
+        epoch, place = divmod(step, per_epoch)
+        if epoch != current:
+            generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+            permutation, current = torch.randperm(samples, generator=generator), epoch
+        yield permutation[place * batch_size : (place + 1) * batch_size]
+
+
+def load_batches(
+    data: dict[str, Tensor] | Dataset, order: Iterator[Int[Tensor, "B"]], device: torch.device, workers: int
+) -> Iterator[dict[str, Tensor]]:
+    """The batches of `data` in this order, on `device`."""
+    if isinstance(data, dict):
+        for indices in order:
+            yield {name: values[indices.to(values.device)].to(device) for name, values in data.items()}
+        return
+    loader = DataLoader(
+        data,
+        batch_sampler=(indices.tolist() for indices in order),
+        num_workers=workers,
+        pin_memory=device.type == "cuda",
+        generator=torch.Generator(),  # of its own: the loader must not draw from the model's random numbers
+    )
+    for batch in loader:
+        yield {name: values.to(device, non_blocking=True) for name, values in batch.items()}
+
+
+class Progress:
+    """Steps done, loss and time left: a widget in a live notebook, a line on a terminal, else silent.
+
+    path: also a small JSON file, renewed every few seconds, for who watches a headless run.
+    """
+
+    def __init__(self, start: int, steps: int, path: Path | None = None) -> None:
+        from tqdm import tqdm
+
+        self.start, self.steps, self.path = start, steps, path
+        self.began = self.written = time.monotonic()
+        options = {"total": steps, "initial": start, "unit": "step"}
+        if "JPY_SESSION_NAME" in os.environ:  # set for the kernels that a person's Jupyter server starts
+            from tqdm.notebook import tqdm as widget
+
+            self.bar = widget(**options)
+        else:
+            self.bar = tqdm(**options, disable=None, dynamic_ncols=True)
+
+    def show(self, step: int, loss: float) -> None:
+        """Report that `step` steps are done."""
+        self.bar.set_postfix(loss=f"{loss:.4g}", refresh=False)
+        self.bar.update(step - self.bar.n)
+        now = time.monotonic()
+        if self.path is not None and (now - self.written > 5 or step == self.steps):
+            self.written = now
+            left = (now - self.began) / max(step - self.start, 1) * (self.steps - step)
+            report = {"step": step, "steps": self.steps, "loss": loss, "seconds_left": round(left)}
+            write_atomically(self.path, json.dumps(report))
+
+    def close(self) -> None:
+        self.bar.close()
+
+
+def random_state() -> dict:
+    """The state of all random number generators, as plain numbers and tensors."""
+    kind, keys, *rest = np.random.get_state()  # noqa: NPY002
+    state = {"python": random.getstate(), "numpy": (kind, torch.from_numpy(keys.astype(np.int64)), *rest)}
+    state["torch"] = torch.get_rng_state()
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state_all()
+    return state
+
+
+def restore_random_state(state: dict) -> None:
+    """Put back what `random_state` returned."""
+    random.setstate(state["python"])
+    kind, keys, *rest = state["numpy"]
+    np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))  # noqa: NPY002
+    torch.set_rng_state(state["torch"].cpu())
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all([device_state.cpu() for device_state in state["cuda"]])
+
+
+class Checkpoint:
+    """The last two checkpoints of one run: `<name>.checkpoint` and, should that be damaged, `<name>.previous`.
+
+    run: numbers that identify the run; a checkpoint with others is refused rather than continued.
+    """
+
+    def __init__(self, out_dir: str | Path, name: str, run: dict) -> None:
+        self.newest = Path(out_dir) / f"{name}.checkpoint"
+        self.previous = Path(out_dir) / f"{name}.previous"
+        self.run = run
+
+    def save(self, state: dict) -> None:
+        """Write `state` whole or not at all; the checkpoint before it is kept as the previous one."""
+        buffer = io.BytesIO()
+        torch.save({**state, "run": self.run}, buffer)
+        if self.newest.exists() and is_whole(self.newest):
+            os.replace(self.newest, self.previous)
+        write_atomically(self.newest, buffer.getvalue())
+
+    def load(self, device: torch.device | str = "cpu") -> dict | None:
+        """The newest checkpoint that is whole, or None where there is none at all.
+
+        Raises ValueError where it belongs to another run, or where all that is there is damaged.
+        """
+        there = [path for path in (self.newest, self.previous) if path.exists()]
+        for path in there:
+            if not is_whole(path):
+                warnings.warn(f"{path} is damaged and is left aside", stacklevel=2)
+                continue
+            try:
+                state = torch.load(path, map_location=device, weights_only=True)
+            except (RuntimeError, pickle.UnpicklingError, KeyError) as error:
+                reason = str(error).splitlines()[0]
+                raise ValueError(f"{path} is not a checkpoint of this course ({reason}); move it away") from None
+            for key, value in self.run.items():
+                if state["run"].get(key) != value:
+                    old = state["run"].get(key)
+                    remedy = "choose another out_dir, or delete it to start anew"
+                    raise ValueError(f"{path} is of a run with {key}={old!r}, this one has {value!r}; {remedy}")
+            return state
+        if there:
+            raise ValueError(f"{there[0]} is damaged and no other checkpoint is whole; delete it to start anew")
+        return None
+
+
+def is_whole(path: str | Path) -> bool:
+    """Whether a file written by `torch.save` is complete and unaltered (its checksums hold)."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() is None
+    except (zipfile.BadZipFile, OSError, EOFError):
+        return False
+
+
+def save_weights(path: str | Path, model: nn.Module) -> None:
+    """Write a model's weights as safetensors, atomically."""
+    from safetensors.torch import save
+
+    write_atomically(path, save({name: value.contiguous() for name, value in model.state_dict().items()}))
+
+
+def load_weights(path: str | Path, model: nn.Module) -> None:
+    """Read weights written by `save_weights` into a model of the same shape.
+
+    Raises FileNotFoundError or ValueError, in one line, where the file is missing, damaged or of another model.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no weights at {path}; train the chapter's full profile first, or correct the path")
+    try:
+        model.load_state_dict(load(path.read_bytes()))
+    except SafetensorError as error:
+        raise ValueError(f"{path} is not a whole safetensors file ({error}); write it anew") from None
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(f"{path} holds the weights of another model ({reason})") from None
