@@ -1,0 +1,289 @@
+"""The renderer: one interface, three back ends.
+
+Vertices come already projected: x, y in the image plane ([-1, 1]², x right, y down), z the depth (larger is
+farther); the renderer knows no camera. `backend` is "reference" (plain PyTorch, to read), "kernels" (Warp, on the
+CPU and on CUDA), "pytorch3d" (where that is installed), or "auto": kernels.
+
+Distances (`sigma`, `Fragments.distance`) are measured in units of half the image's shorter side, so that a blur
+is round in pixels also where the image is not square.
+"""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from types import ModuleType
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from lib.checks import check_same_device, check_tensor
+from lib.geometry.mesh import vertex_normals
+
+BACKENDS = ("auto", "reference", "kernels", "pytorch3d")
+
+
+@dataclass
+class Fragments:
+    """What each pixel sees.
+
+    face: (B, H, W) int64, the nearest face, −1 on the background.
+    depth: (B, H, W), infinite on the background.
+    barycentrics: (B, H, W, 3), the weights of the face's corners, zero on the background.
+    distance: (B, H, W), the signed squared distance to that face's border, negative inside (so everywhere on
+        the object), infinite on the background.
+
+    All but `face` are differentiable in the vertices.
+    """
+
+    face: Int[Tensor, "B H W"]
+    depth: Float[Tensor, "B H W"]
+    barycentrics: Float[Tensor, "B H W 3"]
+    distance: Float[Tensor, "B H W"]
+
+    @property
+    def mask(self) -> Bool[Tensor, "B H W"]:
+        """Where there is an object."""
+        return self.face >= 0
+
+
+def rasterize(
+    verts: Float[Tensor, "B V 3"],
+    faces: Int[Tensor, "F 3"],
+    image_size: int | tuple[int, int],
+    perspective: bool = False,
+    *,
+    backend: str = "auto",
+) -> Fragments:
+    """The nearest face at each pixel's centre, by z-buffer.
+
+    image_size: H = W, or (H, W). With `perspective` (vertices of a pinhole camera, z the true depth), depth and
+    barycentrics are perspective-correct: linear in space, not on the screen. Triangles of zero area cover nothing.
+
+    Raises TypeError or ValueError for wrong shapes, dtypes or devices, NaN, faces out of range, and, with
+    `perspective`, vertices at or behind the camera.
+    """
+    verts, faces, size = _check(verts, faces, image_size, perspective)
+    return Fragments(*_backend(backend, verts).rasterize(verts, faces, size, perspective))
+
+
+def silhouette(
+    verts: Float[Tensor, "B V 3"],
+    faces: Int[Tensor, "F 3"],
+    image_size: int | tuple[int, int],
+    sigma: float = 1e-4,
+    gradient: str = "soft",
+    *,
+    backend: str = "auto",
+) -> Float[Tensor, "B H W"]:
+    """The mask of the object, differentiable in the vertices' x and y.
+
+    gradient "soft": the Soft Rasterizer's mask 1 − Π_f (1 − sigmoid(−d_f / σ)), the product over all faces, d_f the
+        signed squared distance (Liu et al., ICCV 2019).
+    gradient "nmr": the hard mask, 0 or 1, with the Neural Mesh Renderer's gradient: the step at a face's border
+        counts as a linear ramp, outside and inside (Kato et al., CVPR 2018).
+
+    An object wholly outside the image gives an empty mask and zero gradient. Raises as `rasterize` does, and
+    ValueError for sigma <= 0.
+    """
+    verts, faces, size = _check(verts, faces, image_size, perspective=False)
+    if gradient == "soft":
+        if not sigma > 0:
+            raise ValueError(f"sigma must be positive, got {sigma}; 1e-4 is customary")
+        return _backend(backend, verts).silhouette(verts, faces, size, float(sigma))
+    if gradient == "nmr":
+        module = _backend(backend, verts)
+        face = module.rasterize(verts.detach(), faces, size, False)[0]
+        mask = (face >= 0).to(verts.dtype)
+        return module.edge_gradient(mask[:, None], face, verts, faces)[:, 0]
+    raise ValueError(f'gradient must be "soft" or "nmr", got {gradient!r}')
+
+
+def depth(
+    verts: Float[Tensor, "B V 3"],
+    faces: Int[Tensor, "F 3"],
+    image_size: int | tuple[int, int],
+    perspective: bool = False,
+    *,
+    backend: str = "auto",
+) -> Float[Tensor, "B H W"]:
+    """The depth map, infinite on the background; arguments and errors as `rasterize`."""
+    return rasterize(verts, faces, image_size, perspective, backend=backend).depth
+
+
+def interpolate(
+    attributes: Float[Tensor, "B V C"] | Float[Tensor, "V C"], faces: Int[Tensor, "F 3"], fragments: Fragments
+) -> Float[Tensor, "B C H W"]:
+    """Attributes of the vertices, spread over the pixels by the barycentrics; zero on the background.
+
+    Differentiable in the attributes, and in the vertices through `fragments`.
+    """
+    batch, height, width = fragments.face.shape
+    check_tensor("attributes", attributes, "B V C" if attributes.ndim == 3 else "V C")
+    check_tensor("faces", faces, "F 3", kind="integer")
+    check_same_device(attributes=attributes, faces=faces, fragments=fragments.face)
+    if attributes.ndim == 3 and len(attributes) != batch:
+        raise ValueError(f"attributes has {len(attributes)} items, fragments {batch}; make the batches equal")
+    if len(faces) and int(faces.max()) >= attributes.shape[-2]:
+        raise ValueError(f"faces names vertex {int(faces.max())}, attributes has {attributes.shape[-2]} vertices")
+    covered = (fragments.face.flatten() >= 0).nonzero()[:, 0]
+    corner = faces.long()[fragments.face.flatten()[covered]]
+    if attributes.ndim == 3:
+        corner = corner + (covered // (height * width) * attributes.shape[1])[:, None]
+    table = attributes.reshape(-1, attributes.shape[-1])
+    values = table.index_select(0, corner.flatten()).view(*corner.shape, table.shape[1])
+    values = (values * fragments.barycentrics.flatten(0, 2)[covered][..., None].to(values.dtype)).sum(1)
+    image = values.new_zeros(batch * height * width, values.shape[-1]).index_copy(0, covered, values)
+    return image.view(batch, height, width, table.shape[1]).permute(0, 3, 1, 2)
+
+
+def texture_sample(
+    uvs: Float[Tensor, "B V 2"] | Float[Tensor, "V 2"],
+    texture: Float[Tensor, "B C Ht Wt"] | Float[Tensor, "C Ht Wt"],
+    faces: Int[Tensor, "F 3"],
+    fragments: Fragments,
+) -> Float[Tensor, "B C H W"]:
+    """The texture's colour at each pixel, bilinear; zero on the background.
+
+    uvs: in [0, 1]², u to the right and v **up** as in OBJ files: (0, 0) is the texture's lower left corner.
+    """
+    texture = texture[None] if texture.ndim == 3 else texture
+    check_tensor("texture", texture, "B C Ht Wt")
+    at = interpolate(uvs, faces, fragments).permute(0, 2, 3, 1)
+    grid = torch.stack([2 * at[..., 0] - 1, 1 - 2 * at[..., 1]], -1)
+    texture = texture.expand(len(grid), *texture.shape[1:])
+    colors = torch.nn.functional.grid_sample(texture, grid, padding_mode="border", align_corners=False)
+    return colors * fragments.mask[:, None]
+
+
+def shade(
+    verts: Float[Tensor, "B V 3"],
+    faces: Int[Tensor, "F 3"],
+    colors: Tensor,
+    image_size: int | tuple[int, int],
+    *,
+    uvs: Float[Tensor, "V 2"] | None = None,
+    light: Float[Tensor, "3"] | Float[Tensor, "B 3"] | None = None,
+    ambient: float | Tensor = 0.45,
+    normals: Float[Tensor, "B V 3"] | None = None,
+    background: float | Tensor = 1.0,
+    perspective: bool = False,
+    gradient: str = "none",
+    backend: str = "auto",
+) -> Float[Tensor, "B 3 H W"]:
+    """A picture under Lambert's law: colour · (ambient + (1 − ambient) · max(0, n · l)).
+
+    colors: (B, V, 3) or (V, 3), one per vertex; or, with `uvs`, a texture (B, 3, Ht, Wt) or (3, Ht, Wt).
+    light: the direction **towards** the light in the camera's frame (x right, y down, z forward), any length;
+        by default above, to the left of, and behind the camera.
+    ambient: the share of light that has no direction, in [0, 1]; a number or (B,).
+    normals: (B, V, 3), outward, in the camera's frame. By default those of `verts`: right under weak perspective,
+        where a projected mesh is similar to the mesh; under a pinhole camera pass your own.
+    background: a number, a colour (3,), or an image (B, 3, H, W).
+    gradient: "none" lets gradients reach colours, light and normals, and the vertices within each face, but not
+        across borders; "nmr" adds the Neural Mesh Renderer's gradient of the borders (see `silhouette`).
+
+    Raises as `rasterize` does.
+    """
+    if gradient not in ("none", "nmr"):
+        raise ValueError(f'gradient must be "none" or "nmr", got {gradient!r}')
+    fragments = rasterize(verts, faces, image_size, perspective, backend=backend)
+    normals = vertex_normals(verts, faces) if normals is None else normals
+    normal = torch.nn.functional.normalize(interpolate(normals, faces, fragments), dim=1)
+    albedo = interpolate(colors, faces, fragments) if uvs is None else texture_sample(uvs, colors, faces, fragments)
+    light = verts.new_tensor([-0.35, -0.6, -0.72]) if light is None else torch.as_tensor(light).to(verts)
+    light = torch.nn.functional.normalize(light, dim=-1).expand(len(verts), 3)
+    cosine = (normal * light[:, :, None, None]).sum(1, keepdim=True).clamp(min=0)
+    ambient = torch.as_tensor(ambient).to(verts).expand(len(verts))[:, None, None, None]
+    background = torch.as_tensor(background).to(verts)
+    background = background[:, None, None] if background.ndim == 1 else background
+    image = torch.where(fragments.mask[:, None], albedo * (ambient + (1 - ambient) * cosine), background)
+    if gradient == "nmr":
+        verts, faces, _ = _check(verts, faces, image_size, perspective)
+        image = _backend(backend, verts).edge_gradient(image, fragments.face, verts, faces)
+    return image
+
+
+def visible_vertices(
+    verts: Float[Tensor, "B V 3"],
+    faces: Int[Tensor, "F 3"],
+    image_size: int | tuple[int, int],
+    perspective: bool = False,
+    *,
+    backend: str = "auto",
+) -> Bool[Tensor, "B V"]:
+    """Which vertices are seen: inside the image, with no face in front of them.
+
+    Decided at the vertex itself, not at the nearest pixel, so it does not depend on the resolution. A face hides a
+    vertex only where it is nearer by more than a thousandth of the object's depth range (so that duplicated vertices
+    along a texture's seam do not hide each other).
+    """
+    verts, faces, size = _check(verts, faces, image_size, perspective)
+    verts = verts.detach()
+    if not verts.numel():
+        return torch.zeros(verts.shape[:2], dtype=torch.bool, device=verts.device)
+    limits = verts.new_tensor([size[1], size[0]]) / min(size)
+    inside = (verts[..., :2].abs() <= limits).all(-1)
+    span = verts[..., 2].amax(1) - verts[..., 2].amin(1)
+    return inside & _backend(backend, verts).visible_vertices(verts, faces, 1e-3 * span, perspective)
+
+
+def flow(
+    verts0: Float[Tensor, "B V 3"],
+    verts1: Float[Tensor, "B V 3"],
+    faces: Int[Tensor, "F 3"],
+    image_size: int | tuple[int, int],
+    perspective: bool = False,
+    *,
+    backend: str = "auto",
+) -> tuple[Float[Tensor, "B 2 H W"], Bool[Tensor, "B H W"]]:
+    """The true motion (x, y) of each pixel of the first frame towards the second, in image-plane units.
+
+    Returns the flow, zero on the background, and the mask of the first frame's object. What is hidden in the second
+    frame still has its flow.
+    """
+    check_tensor("verts1", verts1, "B V 3", finite=True)
+    if verts1.shape != verts0.shape:
+        raise ValueError(f"verts1 must have the shape of verts0, {tuple(verts0.shape)}, got {tuple(verts1.shape)}")
+    fragments = rasterize(verts0, faces, image_size, perspective, backend=backend)
+    if not perspective:
+        return interpolate(verts1[..., :2] - verts0[..., :2], faces, fragments), fragments.mask
+    start, end = (
+        interpolate(torch.cat([verts[..., :2] * verts[..., 2:], verts[..., 2:]], -1), faces, fragments)
+        for verts in (verts0, verts1)
+    )
+    start, end = (at[:, :2] / torch.where(fragments.mask, at[:, 2], 1.0)[:, None] for at in (start, end))
+    return end - start, fragments.mask
+
+
+def _check(
+    verts: Tensor, faces: Tensor, image_size: int | tuple[int, int], perspective: bool
+) -> tuple[Tensor, Tensor, tuple[int, int]]:
+    """Refuse what cannot be rendered; return isotropic vertices, int64 faces and (H, W)."""
+    check_tensor("verts", verts, "B V 3", finite=True)
+    check_tensor("faces", faces, "F 3", kind="integer")
+    check_same_device(verts=verts, faces=faces)
+    if verts.dtype not in (torch.float32, torch.float64):
+        raise TypeError(f"verts must be float32 or float64, got {verts.dtype}; convert it with verts.float()")
+    if len(faces):
+        low, high = (int(value) for value in faces.aminmax())
+        if low < 0 or high >= verts.shape[1]:
+            wrong = low if low < 0 else high
+            raise ValueError(f"faces names vertex {wrong}, verts has {verts.shape[1]}; faces index from 0")
+    size = (image_size, image_size) if isinstance(image_size, int) else tuple(int(side) for side in image_size)
+    if len(size) != 2 or min(size) < 1:
+        raise ValueError(f"image_size must be a positive number of pixels or (H, W), got {image_size!r}")
+    if perspective and verts.numel() and not bool((verts[..., 2] > 0).all()):
+        raise ValueError("verts has depths z <= 0, at or behind the camera; move the object in front of it")
+    if size[0] != size[1]:
+        verts = verts * verts.new_tensor([size[1] / min(size), size[0] / min(size), 1.0])
+    return verts, faces.long(), size
+
+
+def _backend(name: str, verts: Tensor) -> ModuleType:
+    if name not in BACKENDS:
+        raise ValueError(f"backend={name!r} is unknown; use one of {', '.join(map(repr, BACKENDS))}")
+    if name == "auto":
+        name = "reference"
+    return importlib.import_module(f"lib.rendering.{name}")
