@@ -1,0 +1,188 @@
+"""From an image to numbers: a ResNet-18 written out, the encoder of the category models, and decoders.
+
+Sources: He, Zhang, Ren, Sun, "Deep residual learning for image recognition", CVPR 2016 (table 1, figure 5);
+Kanazawa, Tulsiani, Efros, Malik, "Learning category-specific mesh reconstruction", ECCV 2018 (heads).
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lib.checks import check_tensor
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class BasicBlock(nn.Module):
+    """Two 3×3 convolutions and a shortcut around them: the block learns what to add to its input."""
+
+    def __init__(self, channels_in: int, channels: int, stride: int = 1) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels_in, channels, 3, stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(channels)
+        self.downsample = None
+        if stride != 1 or channels_in != channels:
+            shortcut = nn.Conv2d(channels_in, channels, 1, stride, bias=False)
+            self.downsample = nn.Sequential(shortcut, nn.BatchNorm2d(channels))
+
+    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D H2 W2"]:
+        shortcut = x if self.downsample is None else self.downsample(x)
+        x = F.relu(self.bn1(self.conv1(x)))
+        return F.relu(self.bn2(self.conv2(x)) + shortcut)
+
+
+class ResNet18(nn.Module):
+    """The convolutional part of ResNet-18: images in [0, 1] to feature maps of 1/32 of the size.
+
+    With width 64 the names and shapes of the parameters are torchvision's, so that published ImageNet weights
+    load with `load_published`. A smaller width is the same network with thinner layers; `pool=False` leaves out
+    the max-pooling, for small images (then 1/16 of the size).
+    """
+
+    def __init__(self, width: int = 64, pool: bool = True) -> None:
+        super().__init__()
+        self.pool = pool
+        self.channels = 8 * width
+        self.conv1 = nn.Conv2d(3, width, 7, stride=2, padding=3, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.layer1 = nn.Sequential(BasicBlock(width, width), BasicBlock(width, width))
+        self.layer2 = nn.Sequential(BasicBlock(width, 2 * width, 2), BasicBlock(2 * width, 2 * width))
+        self.layer3 = nn.Sequential(BasicBlock(2 * width, 4 * width, 2), BasicBlock(4 * width, 4 * width))
+        self.layer4 = nn.Sequential(BasicBlock(4 * width, 8 * width, 2), BasicBlock(8 * width, 8 * width))
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(IMAGENET_STD).view(3, 1, 1), persistent=False)
+
+    def forward(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B C H2 W2"]:
+        """The last feature map, 8·width channels."""
+        return self.stages(images)[-1]
+
+    def stages(self, images: Float[Tensor, "B 3 H W"], depth: int = 5) -> list[Tensor]:
+        """The feature maps after the stem and after each of the four layers, the first `depth` of them."""
+        check_tensor("images", images, "B 3 H W")
+        x = F.relu(self.bn1(self.conv1((images - self.mean) / self.std)))
+        maps = [x]
+        if self.pool:
+            x = F.max_pool2d(x, 3, stride=2, padding=1)
+        for layer in (self.layer1, self.layer2, self.layer3, self.layer4)[: depth - 1]:
+            x = layer(x)
+            maps.append(x)
+        return maps
+
+    def load_published(self, path: str | Path) -> None:
+        """Load torchvision's ImageNet weights (`resnet18-f37072fd.pth` or the like); its classifier is left out.
+
+        Raises FileNotFoundError or ValueError, in one line, for a missing file or other weights.
+        """
+        path = Path(path)
+        if not path.is_file():
+            remedy = "download resnet18 from torchvision's model page, or train from scratch"
+            raise FileNotFoundError(f"no weights at {path}; {remedy}")
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = OrderedDict((name, value) for name, value in state.items() if not name.startswith("fc."))
+        try:
+            self.load_state_dict(state)
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())[:200]
+            raise ValueError(f"{path} does not fit a ResNet-18 of this width ({reason}); use width=64") from None
+
+
+class Encoder(nn.Module):
+    """Image to a feature vector: ResNet-18, one convolution to 256×4×4, two linear layers (CMR, section 3).
+
+    image_size: 64 (without max-pooling), 128 or 256 pixels. width: 64 is ResNet-18; 16 trains on a laptop.
+    map_channels: of the 4×4 map, 256 in the paper. features: length of the vector.
+    """
+
+    def __init__(self, image_size: int = 256, width: int = 64, map_channels: int = 256, features: int = 200) -> None:
+        super().__init__()
+        if image_size not in (64, 128, 256):
+            raise ValueError(f"image_size must be 64, 128 or 256, got {image_size}; resize the images")
+        self.image_size = image_size
+        self.trunk = ResNet18(width, pool=image_size > 64)
+        shape = {"kernel_size": 4, "stride": 2, "padding": 1} if image_size == 256 else {"kernel_size": 3, "padding": 1}
+        self.head = nn.Sequential(
+            nn.Conv2d(self.trunk.channels, map_channels, **shape, bias=False),
+            nn.BatchNorm2d(map_channels),
+            nn.LeakyReLU(0.2),
+        )
+        self.project = nn.Sequential(
+            nn.Flatten(),
+            nn.Linear(16 * map_channels, features, bias=False),
+            nn.BatchNorm1d(features),
+            nn.LeakyReLU(0.2),
+            nn.Linear(features, features, bias=False),
+            nn.BatchNorm1d(features),
+            nn.LeakyReLU(0.2),
+        )
+
+    def forward(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B F"]:
+        return self.project(self.feature_map(images))
+
+    def feature_map(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B C 4 4"]:
+        """The 4×4 map before the linear layers, where a head wants to know what lies where."""
+        check_tensor("images", images, f"B 3 {self.image_size} {self.image_size}")
+        return self.head(self.trunk(images))
+
+
+class SphereDecoder(nn.Module):
+    """A feature vector to an image on the sphere, (B, channels, size, 2·size), left-right symmetric.
+
+    Rows run from the north pole to the south, columns once around; columns are padded as the circle they
+    are. Only the right half is predicted; the left is its mirror image, so that what is hidden on one side
+    is taken from the other (CMR's symmetric texture).
+    """
+
+    def __init__(self, features: int, channels: int, size: int = 64, width: int = 64) -> None:
+        super().__init__()
+        if size < 8 or size & (size - 1):
+            raise ValueError(f"size must be a power of two of at least 8, got {size}; try 32 or 64")
+        levels = (size // 4).bit_length() - 1
+        self.start = nn.Linear(features, width * 16)
+        self.width = width
+        self.levels = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(width, width, 3, bias=False), nn.BatchNorm2d(width), nn.LeakyReLU(0.2))
+            for _ in range(levels)
+        )
+        self.last = nn.Conv2d(width, channels, 3)
+
+    def forward(self, code: Float[Tensor, "B F"]) -> Float[Tensor, "B C S 2*S"]:
+        check_tensor("code", code, "B F")
+        x = self.start(code).view(-1, self.width, 4, 4)
+        for level in self.levels:
+            x = level(pad_half_sphere(F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)))
+        half = self.last(pad_half_sphere(x))
+        return torch.cat([half.flip(-1), half], -1)
+
+
+def sphere_coordinates(directions: Float[Tensor, "... 3"]) -> Float[Tensor, "... 2"]:
+    """Where a direction lies in the image of `SphereDecoder`, (x, y) in [-1, 1]², for `grid_sample`.
+
+    x is the longitude over π, 0 towards +x (an animal's face), positive on its right-hand side (z > 0); y the
+    latitude, −1 (the first row) straight up, towards +y. Differentiable except at the poles.
+    """
+    check_tensor("directions", directions, "... 3")
+    x, y, z = directions.unbind(-1)
+    longitude = torch.atan2(z, x) / torch.pi
+    latitude = -torch.atan2(y, torch.hypot(x, z)) / (torch.pi / 2)
+    return torch.stack([longitude, latitude], -1)
+
+
+def pad_half_sphere(x: Float[Tensor, "B C S S"]) -> Float[Tensor, "B C S+2 S+2"]:
+    """One pixel more on every side of the right half of a symmetric sphere image.
+
+    Left and right of it lies its own mirror image: repeating the border is exact there; at the poles it is
+    the usual choice.
+    """
+    return F.pad(x, (1, 1, 1, 1), mode="replicate")
