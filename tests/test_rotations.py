@@ -153,6 +153,45 @@ def test_rotation_6d_gradient_and_rows():
     assert torch.isfinite(rotations.rotation_6d_to_matrix(torch.zeros(6))).all()
 
 
+def test_nearest_rotation_beats_every_other_rotation():
+    generator = torch.Generator().manual_seed(0)
+    M = torch.randn(50, 3, 3, generator=generator, dtype=torch.float64)
+    R = rotations.nearest_rotation(M)
+    assert_rotation(R)
+    others = rotations.random_rotations(2000, generator, dtype=M.dtype)
+    distance = (M[:, None] - others).square().sum((-1, -2)).min(1).values
+    assert ((M - R).square().sum((-1, -2)) <= distance).all()
+    nearby = R @ rotations.axis_angle_to_matrix(1e-3 * torch.randn(50, 3, generator=generator, dtype=M.dtype))
+    assert ((M - R).square().sum((-1, -2)) <= (M - nearby).square().sum((-1, -2))).all()
+    Q = rotations.nearest_rotation(M, allow_reflection=True)
+    torch.testing.assert_close(torch.linalg.det(Q), torch.linalg.det(M).sign())
+    torch.testing.assert_close(rotations.nearest_rotation(2.5 * R), R)
+
+
+@pytest.mark.parametrize(
+    ("singular_values", "allow_reflection"),
+    [((3.0, 2.0, 1.0), False), ((2.0, 1.0, -0.5), False), ((1.0, 1.0, 1.0), False), ((2.0, 1.0, 0.0), False)]
+    + [((3.0, 2.0, 1.0), True), ((2.0, 1.0, -0.5), True), ((1.0, 1.0, -1.0), True)],
+)
+def test_nearest_rotation_gradient_also_at_equal_singular_values(singular_values, allow_reflection):
+    U, V = rotations.random_rotations(2, torch.Generator().manual_seed(0), dtype=torch.float64)
+    M = (U @ torch.diag(torch.tensor(singular_values, dtype=torch.float64)) @ V.mT).requires_grad_()
+    assert gradcheck(lambda M: rotations.nearest_rotation(M, allow_reflection=allow_reflection), M)
+    assert gradgradcheck(lambda M: rotations.nearest_rotation(M, allow_reflection=allow_reflection), M)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_nearest_rotation_is_defined_where_it_is_not_unique(dtype):
+    """Zero, rank one, and a reflection with equal singular values: a rotation, and a finite gradient."""
+    line = torch.outer(torch.tensor([1.0, 2, 3], dtype=dtype), torch.tensor([0.5, -1, 2], dtype=dtype))
+    for matrix in (torch.zeros(3, 3, dtype=dtype), line, -torch.eye(3, dtype=dtype)):
+        matrix.requires_grad_()
+        R = rotations.nearest_rotation(matrix)
+        assert_rotation(R.detach(), atol=1e-5)
+        (R * torch.randn(3, 3, dtype=dtype, generator=torch.Generator().manual_seed(0))).sum().backward()
+        assert torch.isfinite(matrix.grad).all() and matrix.grad.abs().max() < 1e3
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_rotation_angle_is_accurate_at_every_angle(dtype):
     R1 = rotations.random_rotations(60, torch.Generator().manual_seed(0), dtype=dtype)

@@ -1,4 +1,4 @@
-"""Rotations in four dresses: 3×3 matrix, unit quaternion (w, x, y, z), axis-angle, and 6D.
+"""Rotations in four dresses (3×3 matrix, unit quaternion (w, x, y, z), axis-angle, 6D), and their distance.
 
 Names and conventions are PyTorch3D's where it has the function, with one promise more: every conversion
 is accurate and has finite, right gradients at the identity and at half turns, in float32 and float64.
@@ -121,6 +121,64 @@ def matrix_to_rotation_6d(matrix: Float[Tensor, "... 3 3"]) -> Float[Tensor, "..
     return matrix[..., :2, :].flatten(-2)
 
 
+class _PolarFactor(torch.autograd.Function):
+    """U D Vᵀ of M = U S Vᵀ, with a derivative that does not pass through the SVD's.
+
+    With R the result, P = Rᵀ M is symmetric, and dR = R [ω]ₓ where (tr(P) I − P) ω is the axial vector
+    of Rᵀ dM − dMᵀ R: singular only where R itself is not unique, not at equal singular values.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(matrix: Tensor, allow_reflection: bool) -> Tensor:
+        U, _, Vh = torch.linalg.svd(matrix)
+        if not allow_reflection:
+            sign = torch.linalg.det(U @ Vh).sign()
+            U = torch.cat([U[..., :2], U[..., 2:] * sign[..., None, None]], -1)
+        return U @ Vh
+
+    @staticmethod
+    def setup_context(ctx, inputs, output) -> None:
+        ctx.save_for_backward(inputs[0], output)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
+        matrix, R = ctx.saved_tensors
+        P = R.mT @ matrix
+        trace = P.diagonal(dim1=-2, dim2=-1).sum(-1)[..., None, None]
+        system = trace * torch.eye(3, dtype=P.dtype, device=P.device) - (P + P.mT) / 2
+        # The pseudo-inverse leaves out the turns about which M says nothing: their gradient is 0.
+        solver = torch.linalg.pinv(system, hermitian=True)
+        turn = solver @ _axial(R.mT @ gradient)[..., None]
+        return R @ _skew(turn.squeeze(-1)), None
+
+
+def _axial(matrix: Tensor) -> Tensor:
+    """The vector v with [v]ₓ = matrix − matrixᵀ."""
+    a = matrix - matrix.mT
+    return torch.stack([a[..., 2, 1], a[..., 0, 2], a[..., 1, 0]], -1)
+
+
+def _skew(v: Tensor) -> Tensor:
+    """[v]ₓ, the matrix of the cross product with v."""
+    x, y, z = v.unbind(-1)
+    o = torch.zeros_like(x)
+    return torch.stack([o, -z, y, z, o, -x, -y, x, o], -1).unflatten(-1, (3, 3))
+
+
+def nearest_rotation(matrix: Float[Tensor, "... 3 3"], *, allow_reflection: bool = False) -> Float[Tensor, "... 3 3"]:
+    """The rotation nearest to a matrix in the Frobenius norm (with `allow_reflection`, the orthogonal matrix).
+
+    U diag(1, 1, det(U Vᵀ)) Vᵀ of the SVD M = U S Vᵀ: the heart of Procrustes, and a good output layer for
+    networks (Levinson et al., "An analysis of SVD for deep rotation estimation", NeurIPS 2020). Where it
+    is not unique (rank below 2, or a reflection with its two smallest singular values equal) one of the
+    nearest is returned, and the gradient along the undetermined turns is 0.
+    """
+    check_tensor("matrix", matrix, "... 3 3")
+    return _PolarFactor.apply(matrix, allow_reflection)
+
+
 def quaternion_multiply(p: Float[Tensor, "... 4"], q: Float[Tensor, "... 4"]) -> Float[Tensor, "... 4"]:
     """The quaternion, with a non-negative real part, of the rotation "first q, then p": R(p) R(q)."""
     check_tensor("p", p, "... 4")
@@ -184,16 +242,9 @@ def rotation_angle(R1: Float[Tensor, "... 3 3"], R2: Float[Tensor, "... 3 3"]) -
     check_tensor("R2", R2, "... 3 3")
     check_same_device(R1=R1, R2=R2)
     difference = R1.mT @ R2
-    twice_sine_axis = torch.stack(
-        [
-            difference[..., 2, 1] - difference[..., 1, 2],
-            difference[..., 0, 2] - difference[..., 2, 0],
-            difference[..., 1, 0] - difference[..., 0, 1],
-        ],
-        -1,
-    )
+    twice_sine = torch.linalg.vector_norm(_axial(difference), dim=-1)
     twice_cosine = difference.diagonal(dim1=-2, dim2=-1).sum(-1) - 1
-    return torch.atan2(torch.linalg.vector_norm(twice_sine_axis, dim=-1), twice_cosine)
+    return torch.atan2(twice_sine, twice_cosine)
 
 
 def view_rotation(azimuth: Float[Tensor, "..."], elevation: Float[Tensor, "..."]) -> Float[Tensor, "... 3 3"]:

@@ -1,0 +1,186 @@
+"""Two cameras: weak perspective (scaled orthographic) and pinhole.
+
+World: right-handed, y up; an animal or vehicle looks along +x, its mirror plane is z = 0. Camera frame:
+x right, y down, z forward. Image plane: [-1, 1]², x right, y down. `project` returns the point in the
+image plane and its depth, which is what the renderer takes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lib.checks import check_same_device, check_tensor
+from lib.geometry.rotations import quaternion_to_matrix
+
+
+class _Camera:
+    """What the two cameras share: one batch axis, checks, and moving between devices."""
+
+    def _check(self, **shapes: str) -> None:
+        parts = {field.name: getattr(self, field.name) for field in fields(self)}
+        for name, shape in shapes.items():
+            check_tensor(name, parts[name], f"B {shape}")
+        check_same_device(**parts)
+        if len({len(part) for part in parts.values()}) > 1:
+            sizes = ", ".join(f"{name} {len(part)}" for name, part in parts.items())
+            raise ValueError(f"the parts of a camera must share one batch size, got {sizes}; repeat with .expand")
+
+    def _check_points(self, points: Tensor) -> None:
+        check_tensor("points", points, "B N 3")
+        first = getattr(self, fields(self)[0].name)
+        check_same_device(points=points, camera=first)
+        if points.dtype != first.dtype:
+            raise TypeError(f"points are {points.dtype}, the camera {first.dtype}; convert with points.to or camera.to")
+        if len(points) != len(self) and 1 not in (len(points), len(self)):
+            raise ValueError(
+                f"points has batch {len(points)}, the camera {len(self)}; make them equal, or one of them 1"
+            )
+
+    def __len__(self) -> int:
+        return len(getattr(self, fields(self)[0].name))
+
+    def to(self, device: torch.device | torch.dtype | str):
+        """The same camera on another device, or of another floating-point type."""
+        return type(self)(*(getattr(self, field.name).to(device) for field in fields(self)))
+
+
+@dataclass(frozen=True, eq=False)
+class WeakPerspective(_Camera):
+    """u = s (R X)_xy + t: rotate, drop the depth, scale and shift.
+
+    scale (B,) in image-plane units per world unit, positive; translation (B, 2) in the image plane;
+    quaternion (B, 4) world → camera, (w, x, y, z), used as if of unit length.
+
+    Raises ValueError for a scale that is not positive, a zero quaternion or batches of unequal size.
+    """
+
+    scale: Float[Tensor, "B"]
+    translation: Float[Tensor, "B 2"]
+    quaternion: Float[Tensor, "B 4"]
+
+    def __post_init__(self) -> None:
+        self._check(scale="", translation="2", quaternion="4")
+        if not (self.scale > 0).all():
+            raise ValueError(f"scale must be positive, got {_worst(self.scale)}; predict its logarithm")
+        if not self.quaternion.any(-1).all():
+            raise ValueError("quaternion has a zero row, which is no rotation; start from (1, 0, 0, 0)")
+
+    @property
+    def rotation(self) -> Float[Tensor, "B 3 3"]:
+        return quaternion_to_matrix(self.quaternion)
+
+    def project(self, points: Float[Tensor, "B N 3"]) -> Float[Tensor, "B N 3"]:
+        """World points → image-plane x, y and depth s (R X)_z.
+
+        The depth carries the scale, so that a projected mesh is similar to the mesh and its normals are
+        right; its zero is arbitrary, for this camera does not see distance. A batch of one, of points or
+        cameras, is used for all.
+        """
+        self._check_points(points)
+        shift = torch.nn.functional.pad(self.translation, (0, 1))
+        return self.scale[:, None, None] * (points @ self.rotation.mT) + shift[:, None]
+
+    def mirror(self) -> WeakPerspective:
+        """The camera of the mirrored image.
+
+        Mirroring an image negates x. With F = diag(−1, 1, 1), and M = diag(1, 1, −1) the mirror plane
+        z = 0 of the object,
+
+            F (s R X + t) = s (F R M) (M X) + F t,
+
+        so the camera (s, F t, F R M) shows the mirrored object M X in the mirrored image. F R M is again
+        a rotation (two reflections); its quaternion is (y, z, w, x). A point's left/right partner lies,
+        on a symmetric object, at M X: with keypoints exchanged by the left/right permutation, this camera
+        predicts the mirrored image without error. The papers that mirror the object's x axis instead
+        have (w, x, −y, −z).
+        """
+        flip = self.translation.new_tensor([-1, 1])
+        return WeakPerspective(self.scale, self.translation * flip, self.quaternion[:, [2, 3, 0, 1]])
+
+    def to_vector(self) -> Float[Tensor, "B 7"]:
+        """[s, t_x, t_y, q_w, q_x, q_y, q_z]."""
+        return torch.cat([self.scale[:, None], self.translation, self.quaternion], -1)
+
+    @classmethod
+    def from_vector(cls, vector: Float[Tensor, "B 7"]) -> WeakPerspective:
+        """The camera of [s, t_x, t_y, q_w, q_x, q_y, q_z]."""
+        check_tensor("vector", vector, "B 7")
+        return cls(vector[:, 0], vector[:, 1:3], vector[:, 3:])
+
+
+@dataclass(frozen=True, eq=False)
+class Pinhole(_Camera):
+    """u = f (R X + T)_xy / z with z = (R X + T)_z: rotate, shift, divide by the depth.
+
+    focal (B,) in image-plane units, positive: f = 1 / tan(half the field of view); rotation (B, 3, 3)
+    world → camera; translation (B, 3), the world's origin in the camera frame. The principal point is the
+    image's centre.
+
+    Raises ValueError for a focal length that is not positive, a matrix that is no rotation (a reflection,
+    say) or batches of unequal size.
+    """
+
+    focal: Float[Tensor, "B"]
+    rotation: Float[Tensor, "B 3 3"]
+    translation: Float[Tensor, "B 3"]
+
+    def __post_init__(self) -> None:
+        self._check(focal="", rotation="3 3", translation="3")
+        if not (self.focal > 0).all():
+            raise ValueError(f"focal must be positive, got {_worst(self.focal)}; predict its logarithm")
+        rotation = self.rotation.detach()
+        error = (torch.linalg.cross(rotation[:, 0], rotation[:, 1]) - rotation[:, 2]).abs().sum(-1)
+        error = error + (rotation @ rotation.mT - torch.eye(3).to(rotation)).abs().sum((-1, -2))
+        if not (error < 1e-2).all():
+            raise ValueError("rotation is not a rotation matrix; take the nearest with rotations.nearest_rotation")
+
+    def project(self, points: Float[Tensor, "B N 3"]) -> Float[Tensor, "B N 3"]:
+        """World points → image-plane x, y and depth z. A batch of one, of points or cameras, is used for all.
+
+        Raises ValueError for a point at or behind the camera, which has no image.
+        """
+        self._check_points(points)
+        in_camera = points @ self.rotation.mT + self.translation[:, None]
+        depth = in_camera[..., 2:]
+        if not (depth > 0).all():
+            reason = f"points reach depth {_worst(depth)}, at or behind the camera"
+            raise ValueError(f"{reason}; move the camera away with a larger translation z")
+        return torch.cat([self.focal[:, None, None] * in_camera[..., :2] / depth, depth], -1)
+
+    def mirror(self) -> Pinhole:
+        """The camera of the mirrored image: rotation F R M, translation F T (see `WeakPerspective.mirror`)."""
+        flip = self.translation.new_tensor([-1, 1, 1])
+        rotation = flip[:, None] * self.rotation * flip.flip(0)
+        return Pinhole(self.focal, rotation, self.translation * flip)
+
+
+def _worst(values: Tensor) -> str:
+    """The smallest entry, or nan where there is one."""
+    return f"{values.min().item():.4g}"
+
+
+def pixels_to_image(pixels: Float[Tensor, "... 2"], image_size: int | tuple[int, int]) -> Float[Tensor, "... 2"]:
+    """Pixel coordinates (column, row), whole numbers at pixel centres, → image plane [-1, 1]².
+
+    image_size: one side of a square image, or (height, width). Pixel (row i, column j) has its centre at
+    ((2j + 1)/W − 1, (2i + 1)/H − 1), as in `grid_sample(align_corners=False)`.
+    """
+    check_tensor("pixels", pixels, "... 2")
+    return (2 * pixels + 1) / _width_height(pixels, image_size) - 1
+
+
+def image_to_pixels(points: Float[Tensor, "... 2"], image_size: int | tuple[int, int]) -> Float[Tensor, "... 2"]:
+    """Image plane [-1, 1]² → pixel coordinates (column, row): the inverse of `pixels_to_image`."""
+    check_tensor("points", points, "... 2")
+    return ((points + 1) * _width_height(points, image_size) - 1) / 2
+
+
+def _width_height(points: Tensor, image_size: int | tuple[int, int]) -> Tensor:
+    height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+    if min(height, width) < 1:
+        raise ValueError(f"image_size must be at least 1 pixel, got {image_size}")
+    return points.new_tensor([width, height])
