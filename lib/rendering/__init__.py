@@ -285,5 +285,5 @@ def _backend(name: str, verts: Tensor) -> ModuleType:
     if name not in BACKENDS:
         raise ValueError(f"backend={name!r} is unknown; use one of {', '.join(map(repr, BACKENDS))}")
     if name == "auto":
-        name = "reference"
+        name = "kernels" if verts.device.type in ("cpu", "cuda") else "reference"
     return importlib.import_module(f"lib.rendering.{name}")

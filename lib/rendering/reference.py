@@ -194,7 +194,7 @@ def ramp_gradient(
     outward = (start[:, 0] + slope * (opposite - start)[:, 1] - opposite[:, 0]).sign()
 
     # The pixels on the two sides of the crossing.
-    crossing = place / pitch + (length - 1) / 2
+    crossing = (place / pitch + (length - 1) / 2).clamp(-2, length + 1)
     inner = torch.where(outward > 0, crossing.floor(), crossing.ceil()).long()
     outer = inner + outward.long()
     has_inner, has_outer = (inner >= 0) & (inner < length), (outer >= 0) & (outer < length) & (outward != 0)
