@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import scipy.sparse.linalg
@@ -166,16 +168,24 @@ def test_factorization_solves(subdivisions):
     verts, faces = torch.cat([verts, verts + 10]), torch.cat([faces, faces + len(verts)])
     matrix = laplacian.to_scipy(laplacian.cotangent_laplacian(verts, faces))
     matrix = (matrix + scipy.sparse.diags_array(laplacian.lumped_mass(verts, faces).numpy())).tocsc()
-    solve = laplacian.factorize(matrix, verts.numpy())
+    solve = laplacian.Factorization(matrix, verts.numpy()).solve
     wanted = np.random.default_rng(0).normal(size=(len(verts), 3))
     np.testing.assert_allclose(solve(matrix @ wanted), wanted, atol=1e-9)
     np.testing.assert_allclose(solve(matrix @ wanted[:, 0]), wanted[:, 0], atol=1e-9)
 
 
+def test_a_copied_factorization_solves_too():
+    verts, faces = dented_sphere()
+    matrix = laplacian.to_scipy(laplacian.cotangent_laplacian(verts, faces))
+    factors = laplacian.Factorization((matrix + scipy.sparse.eye_array(len(verts))).tocsc(), verts.numpy())
+    right = np.arange(float(len(verts)))
+    np.testing.assert_array_equal(copy.deepcopy(factors).solve(right), factors.solve(right))
+
+
 def test_nested_dissection_is_a_permutation_also_of_equal_points():
     identity = scipy.sparse.eye_array(500, format="csc")
     for points in (np.zeros((500, 3)), np.random.default_rng(0).normal(size=(500, 3))):
-        np.testing.assert_allclose(laplacian.factorize(identity, points)(np.arange(500.0)), np.arange(500))
+        np.testing.assert_allclose(laplacian.Factorization(identity, points).solve(np.arange(500.0)), np.arange(500))
 
 
 @pytest.mark.parametrize("shape", ["icosphere", "ellipsoid", "square"])

@@ -78,12 +78,12 @@ def _heat_method(verts: Tensor, faces: Tensor) -> Callable[[np.ndarray], np.ndar
     time = float((points[start] - points[end]).norm(dim=1).mean()) ** 2
 
     places = points.numpy()
-    flow = laplacian.factorize((diags_array(mass) + time * stiffness).tocsc(), places)
+    flow = laplacian.Factorization((diags_array(mass) + time * stiffness).tocsc(), places)
     # L has one constant function per piece in its null space: hold one vertex of each piece at zero.
     _, piece = connected_components(stiffness, directed=False)
     free = np.ones(len(places), dtype=bool)
     free[np.unique(piece, return_index=True)[1]] = False
-    poisson = laplacian.factorize(stiffness[free][:, free].tocsc(), places[free])
+    poisson = laplacian.Factorization(stiffness[free][:, free].tocsc(), places[free])
 
     index = triangles.numpy()
     corners = places[index]
@@ -97,7 +97,7 @@ def _heat_method(verts: Tensor, faces: Tensor) -> Callable[[np.ndarray], np.ndar
         count = np.arange(len(sources))
         impulse = np.zeros((len(places), len(sources)))
         impulse[sources, count] = 1
-        heat = flow(impulse)
+        heat = flow.solve(impulse)
         slope = np.einsum("fcd,fcs->fds", gradient, heat[index])
         length = np.linalg.norm(slope, axis=1, keepdims=True)
         direction = -slope / np.where(length > 0, length, 1)
@@ -105,7 +105,7 @@ def _heat_method(verts: Tensor, faces: Tensor) -> Callable[[np.ndarray], np.ndar
         divergence = np.zeros_like(impulse)
         np.add.at(divergence, index, flux)
         potential = np.zeros_like(impulse)
-        potential[free] = poisson(divergence[free])
+        potential[free] = poisson.solve(divergence[free])
         result = np.maximum(potential - potential[sources, count], 0).T
         result[piece[None] != piece[sources][:, None]] = np.inf
         result[count, sources] = 0

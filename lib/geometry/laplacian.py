@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -109,30 +108,35 @@ def to_scipy(matrix: Float[Tensor, "M N"]) -> scipy.sparse.csc_array:
     return scipy.sparse.csc_array((entries.values().double().numpy(), (rows, columns)), shape=tuple(matrix.shape))
 
 
-def factorize(matrix: scipy.sparse.csc_array, points: Float[np.ndarray, "N 3"]) -> Callable[[np.ndarray], np.ndarray]:
-    """Factorise once a symmetric positive definite matrix whose entries join near neighbours in space.
+class Factorization:
+    """Sparse factors of a symmetric positive definite matrix whose entries join near neighbours in space.
 
-    points: where the N unknowns lie. Returns solve(right sides (N,) or (N, C)) -> solution of that shape.
-    The unknowns are eliminated in the order of nested dissection (George 1973), which keeps the factors of
-    a surface mesh at O(N log N) entries; at 40 962 vertices it needs a third of SciPy's own minimum degree.
+    points: where the N unknowns lie. The unknowns are eliminated in the order of nested dissection (George
+    1973), which keeps the factors of a surface mesh at O(N log N) entries; at 40 962 vertices they are a
+    third of those of SciPy's own minimum degree. A copy, or one read from a pickle, factorises again.
     """
-    from scipy.sparse.linalg import splu
 
-    order = _nested_dissection(matrix, points)
-    # Without pivoting, which a positive definite matrix does not need, the order stays as given.
-    factors = splu(
-        matrix[order][:, order].tocsc(),
-        permc_spec="NATURAL",
-        diag_pivot_thresh=0.0,
-        options={"SymmetricMode": True},
-    )
+    def __init__(self, matrix: scipy.sparse.csc_array, points: Float[np.ndarray, "N 3"]) -> None:
+        from scipy.sparse.linalg import splu
 
-    def solve(right: np.ndarray) -> np.ndarray:
-        solution = np.empty_like(right)
-        solution[order] = factors.solve(right[order])
+        self._given = matrix, points
+        self._order = _nested_dissection(matrix, points)
+        # Without pivoting, which a positive definite matrix does not need, the order stays as given.
+        self._factors = splu(
+            matrix[self._order][:, self._order].tocsc(),
+            permc_spec="NATURAL",
+            diag_pivot_thresh=0.0,
+            options={"SymmetricMode": True},
+        )
+
+    def __reduce__(self):
+        return Factorization, self._given
+
+    def solve(self, right: Float[np.ndarray, "N C"]) -> Float[np.ndarray, "N C"]:
+        """The solutions for one or several right-hand sides, (N,) or (N, C), in float64."""
+        solution = np.empty(right.shape)
+        solution[self._order] = self._factors.solve(right[self._order])
         return solution
-
-    return solve
 
 
 def _nested_dissection(matrix: scipy.sparse.csc_array, points: np.ndarray, leaf: int = 64) -> np.ndarray:
