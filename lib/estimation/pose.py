@@ -1,0 +1,208 @@
+"""Pose from points: Procrustes in 3D, and cameras from points in an image.
+
+Weights (B, N) are 0 or more, or a mask of visible points. A point of weight 0 may hold anything, NaN
+included.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from lib.checks import check_same_device, check_tensor
+from lib.estimation.lbfgs import minimize_lbfgs
+from lib.geometry.cameras import Pinhole, WeakPerspective
+from lib.geometry.rotations import axis_angle_to_matrix, matrix_to_quaternion, nearest_rotation
+
+# Below this ratio of their smallest to their largest spread, points count as lying in a plane.
+_FLAT = 1e-3
+
+
+def procrustes(
+    source: Float[Tensor, "B N 3"],
+    target: Float[Tensor, "B N 3"],
+    weights: Float[Tensor, "B N"] | Bool[Tensor, "B N"] | None = None,
+    with_scale: bool = False,
+    allow_reflection: bool = False,
+) -> tuple[Float[Tensor, "B 3 3"], Float[Tensor, "B 3"], Float[Tensor, "B"]]:
+    """The R, t, s with the least Σ w ‖s R source + t − target‖²; s = 1 unless `with_scale`.
+
+    Kabsch 1976; with scale Umeyama, "Least-squares estimation of transformation parameters between two
+    point patterns", PAMI 1991. R is a rotation also where a reflection would fit better, as thin or noisy
+    sets often ask for; `allow_reflection` lets it be any orthogonal matrix. Where the points do not
+    determine R (all on a line, or one point) it is one of the best, and gradients stay finite.
+
+    Raises ValueError for weights that are negative or all zero, or a scale asked of coinciding points.
+    """
+    check_tensor("source", source, "B N 3")
+    check_tensor("target", target, "B N 3")
+    source, target, weights = _prepare(weights, source=source, target=target)
+    source_mean, source = _center(source, weights)
+    target_mean, target = _center(target, weights)
+    covariance = target.mT @ (weights[..., None] * source)
+    R = nearest_rotation(covariance, allow_reflection=allow_reflection)
+    s = torch.ones_like(weights[:, 0])
+    if with_scale:
+        spread = (weights * source.square().sum(-1)).sum(-1)
+        if not (spread > 0).all():
+            raise ValueError("source has an item whose points coincide, which leaves the scale open; spread them")
+        s = (R * covariance).sum((-1, -2)) / spread
+    t = target_mean - s[:, None] * (R @ source_mean[..., None]).squeeze(-1)
+    return R, t, s
+
+
+def weak_perspective_pose(
+    points_3d: Float[Tensor, "B N 3"],
+    points_2d: Float[Tensor, "B N 2"],
+    weights: Float[Tensor, "B N"] | Bool[Tensor, "B N"] | None = None,
+) -> WeakPerspective:
+    """The camera that projects `points_3d` (world) to `points_2d` (image plane), in closed form.
+
+    First the affine camera of least squares, u ≈ A X + b with A (2, 3); then the scaled rotation nearest
+    to A, by SVD. Exact without noise; with noise, near the optimum that `refine_weak_perspective` finds.
+
+    Raises ValueError for points of positive weight that lie in a plane (fewer than 4 always do): their
+    camera is ambiguous.
+    """
+    points_3d, points_2d, weights = _correspondences(points_3d, points_2d, weights)
+    mean_3d, X = _center(points_3d, weights)
+    mean_2d, u = _center(points_2d, weights)
+    covariance = X.mT @ (weights[..., None] * X)
+    spreads = torch.linalg.eigvalsh(covariance.detach()).clamp(min=0).sqrt()
+    if not (spreads[:, 0] > _FLAT * spreads[:, 2]).all():
+        item = int((spreads[:, 0] <= _FLAT * spreads[:, 2]).nonzero()[0])
+        reason = f"points_3d[{item}] lie in a plane, which leaves two cameras open"
+        raise ValueError(f"{reason}; give 4 or more points of positive weight that do not")
+    A = torch.linalg.solve(covariance, X.mT @ (weights[..., None] * u)).mT
+    # The cross product as third row is at right angles to the other two, so it leaves them their nearest.
+    normal = torch.linalg.cross(A[:, 0], A[:, 1])[:, None]
+    R = nearest_rotation(torch.cat([A, normal], 1))
+    scale = (R[:, :2] * A).sum((-1, -2)) / 2
+    translation = mean_2d - scale[:, None] * (R[:, :2] @ mean_3d[..., None]).squeeze(-1)
+    return WeakPerspective(scale, translation, matrix_to_quaternion(R))
+
+
+def refine_weak_perspective(
+    start: WeakPerspective,
+    points_3d: Float[Tensor, "B N 3"],
+    points_2d: Float[Tensor, "B N 2"],
+    weights: Float[Tensor, "B N"] | Bool[Tensor, "B N"] | None = None,
+    *,
+    with_scale: bool = True,
+    iterations: int = 100,
+) -> tuple[WeakPerspective, Float[Tensor, "B"]]:
+    """The nearest local optimum of the mean weighted squared reprojection error, by L-BFGS from `start`.
+
+    Returns the camera, detached, and its error Σ w ‖u − û‖² / Σ w per item. `with_scale=False` keeps the
+    scale of `start`. Every item is optimised on its own; where it ends depends on where it starts.
+    """
+    points_3d, points_2d, weights = (part.detach() for part in _correspondences(points_3d, points_2d, weights))
+    if len(start) != len(points_3d):
+        raise ValueError(f"start has batch {len(start)}, points_3d {len(points_3d)}; give every item its own start")
+    rotation, start_scale = start.rotation.detach(), start.scale.detach()
+
+    # Unknowns: a turn, the translation, and the logarithm of the scale's growth.
+    def parts(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        turn, translation, growth = x.split([3, 2, 1], -1)
+        scale = start_scale * growth[:, 0].exp() if with_scale else start_scale
+        return axis_angle_to_matrix(turn) @ rotation, translation, scale
+
+    def objective(x: Tensor) -> Tensor:
+        R, translation, scale = parts(x)
+        projected = scale[:, None, None] * (points_3d @ R[:, :2].mT) + translation[:, None]
+        return _mean_square(projected - points_2d, weights)
+
+    x = torch.cat([torch.zeros_like(rotation[:, 0]), start.translation, torch.zeros_like(start_scale)[:, None]], -1)
+    x, error = minimize_lbfgs(objective, x, iterations=iterations)
+    R, translation, scale = parts(x)
+    return WeakPerspective(scale, translation, matrix_to_quaternion(R)), error
+
+
+def pnp(
+    points_3d: Float[Tensor, "B N 3"],
+    points_2d: Float[Tensor, "B N 2"],
+    focal: Float[Tensor, "B"],
+    weights: Float[Tensor, "B N"] | Bool[Tensor, "B N"] | None = None,
+    *,
+    iterations: int = 100,
+) -> tuple[Pinhole, Float[Tensor, "B"]]:
+    """The pinhole camera of known focal length that projects `points_3d` to `points_2d`, by L-BFGS.
+
+    ("Perspective n-point".) Starts from the closed-form weak-perspective camera, whose distance is
+    focal / scale. Returns the camera, detached, and its error Σ w ‖u − û‖² / Σ w per item.
+
+    Raises ValueError for points in a plane, as `weak_perspective_pose` does.
+    """
+    check_tensor("focal", focal, "B")
+    if not (focal > 0).all():
+        raise ValueError(f"focal must be positive, got {focal.min().item():.4g}; use 1 / tan(field of view / 2)")
+    start = weak_perspective_pose(points_3d, points_2d, weights)
+    points_3d, points_2d, weights = (part.detach() for part in _correspondences(points_3d, points_2d, weights))
+    check_same_device(points_3d=points_3d, focal=focal)
+    if len(focal) != len(points_3d):
+        raise ValueError(f"focal has batch {len(focal)}, points_3d {len(points_3d)}; repeat it with .expand")
+    focal, rotation = focal.detach(), start.rotation.detach()
+    mean_3d, X = _center(points_3d, weights)
+    X = X * (weights > 0)[..., None]
+
+    # Unknowns: a turn, the direction of the points' mean, and the logarithm of its depth.
+    def parts(x: Tensor) -> tuple[Tensor, Tensor]:
+        turn, direction, log_depth = x.split([3, 2, 1], -1)
+        depth = log_depth.exp()
+        return axis_angle_to_matrix(turn) @ rotation, torch.cat([direction * depth, depth], -1)
+
+    def objective(x: Tensor) -> Tensor:
+        R, mean = parts(x)
+        in_camera = X @ R.mT + mean[:, None]
+        z = in_camera[..., 2:]
+        error = _mean_square(focal[:, None, None] * in_camera[..., :2] / z - points_2d, weights)
+        return torch.where((z > 0).all(1).squeeze(-1), error, torch.inf)
+
+    nearest = -(X @ rotation[:, 2:].mT).amin((1, 2))
+    depth = torch.maximum(focal / start.scale.detach(), 1.1 * nearest)
+    direction = (weights[..., None] * points_2d).sum(1) / focal[:, None]
+    x = torch.cat([torch.zeros_like(mean_3d), direction, depth.log()[:, None]], -1)
+    x, error = minimize_lbfgs(objective, x, iterations=iterations)
+    R, mean = parts(x)
+    return Pinhole(focal, R, mean - (R @ mean_3d[..., None]).squeeze(-1)), error
+
+
+def _correspondences(points_3d: Tensor, points_2d: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    check_tensor("points_3d", points_3d, "B N 3")
+    check_tensor("points_2d", points_2d, "B N 2")
+    return _prepare(weights, points_3d=points_3d, points_2d=points_2d)
+
+
+def _prepare(weights: Tensor | None, **points: Tensor) -> tuple[Tensor, ...]:
+    """The points, with those of weight 0 set to 0, and weights that sum to 1 per item."""
+    (first_name, first), (second_name, second) = points.items()
+    if weights is None:
+        weights = first.new_ones(first.shape[:2])
+    check_tensor("weights", weights, "B N", kind="any")
+    check_same_device(**points, weights=weights)
+    if not first.shape[:2] == second.shape[:2] == weights.shape:
+        shapes = f"{tuple(first.shape)}, {tuple(second.shape)} and weights {tuple(weights.shape)}"
+        raise ValueError(f"{first_name} and {second_name} must have the same B and N, got {shapes}; pair them up")
+    if first.dtype != second.dtype:
+        raise TypeError(f"{first_name} is {first.dtype}, {second_name} {second.dtype}; convert one with .to")
+    weights = weights.to(first.dtype)
+    total = weights.sum(-1, keepdim=True)
+    if not ((weights >= 0).all() and (total > 0).all()):
+        raise ValueError("weights must be 0 or more, and positive somewhere in every item; drop items without points")
+    used = (weights > 0)[..., None]
+    points = {name: torch.where(used, value, torch.zeros_like(value)) for name, value in points.items()}
+    for name, value in points.items():
+        if not value.isfinite().all():
+            raise ValueError(f"{name} has NaN or infinite entries; give such points weight 0")
+    return *points.values(), weights / total
+
+
+def _center(points: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """The weighted mean (B, D), and the points about it."""
+    mean = (weights[..., None] * points).sum(1)
+    return mean, points - mean[:, None]
+
+
+def _mean_square(residual: Tensor, weights: Tensor) -> Tensor:
+    return (weights * residual.square().sum(-1)).sum(-1)
