@@ -1,0 +1,162 @@
+"""Photographs of one object each, with mask, keypoints and, where known, camera: what CUB and PASCAL3D+ share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from lib.geometry.rotations import matrix_to_quaternion
+
+# CMR's world has x to the animal's left, y to its back and z up; the course's has x ahead, y up, z to its right.
+FROM_CMR = torch.tensor([[0.0, -1, 0], [0, 0, 1], [-1, 0, 0]])
+PADDING = 0.05
+
+
+@dataclass(frozen=True)
+class Record:
+    """One object in one photograph; all in pixels, the centre of the first one at (0, 0).
+
+    box: x1, y1, x2, y2, its last row and column included. mask: (H, W), not 0 inside. camera: scale, shift (2,)
+    and rotation (3, 3), u = scale (R X)_xy + shift, in the course's world.
+    """
+
+    image: Path
+    box: Float[np.ndarray, "4"]
+    keypoints: Float[np.ndarray, "K 2"]
+    visible: Bool[np.ndarray, "K"]
+    mask: np.ndarray
+    camera: tuple[float, np.ndarray, np.ndarray] | None = None
+
+
+class AnnotatedImages(Dataset):
+    """Square crops around the objects of a list of records, as dicts of tensors:
+
+    image (3, S, S) in [0, 1], white where the crop leaves the photograph; mask (S, S); keypoints (K, 2) in the
+    image plane, 0 where hidden; keypoint_visible (K,); camera (7,), once known, as `WeakPerspective.to_vector`.
+
+    The crop is the box, padded by 5 % on every side and made square. `keypoints` (N, K, 2), `visible` (N, K) and
+    `cameras` (N, 7) or None hold all of them at once; where the data come without cameras, assign those that
+    structure from motion finds.
+    """
+
+    def __init__(
+        self,
+        records: Sequence[Record],
+        keypoint_names: Sequence[str],
+        keypoint_permutation: Int[Tensor, "K"],
+        image_size: int = 256,
+    ) -> None:
+        self.records = list(records)
+        self.keypoint_names = list(keypoint_names)
+        self.keypoint_permutation = keypoint_permutation
+        self.image_size = image_size
+        # Edges of the square crop: corner and side, in pixels counted from the photograph's edge.
+        self.crops = [square_crop(record.box) for record in self.records]
+        corners = torch.tensor([[x, y] for x, y, _ in self.crops])
+        sides = torch.tensor([side for _, _, side in self.crops])
+
+        def to_plane(pixels: np.ndarray) -> Tensor:
+            pixels = torch.from_numpy(pixels).float() + 0.5
+            return 2 * (pixels - corners[:, None]) / sides[:, None, None] - 1
+
+        self.visible = torch.from_numpy(np.stack([record.visible for record in self.records]))
+        points = to_plane(np.stack([record.keypoints for record in self.records]))
+        self.keypoints = torch.where(self.visible[..., None], points, 0)
+        self.cameras: Tensor | None = None
+        if all(record.camera is not None for record in self.records):
+            scales, shifts, rotations = zip(*(record.camera for record in self.records), strict=True)
+            scale = 2 * torch.tensor(scales).float() / sides
+            shift = to_plane(np.stack(shifts)[:, None])[:, 0]
+            quaternion = matrix_to_quaternion(torch.from_numpy(np.stack(rotations)).float())
+            self.cameras = torch.cat([scale[:, None], shift, quaternion], -1)
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        record = self.records[index]
+        if not record.image.is_file():
+            raise FileNotFoundError(f"the photograph {record.image} is missing; unpack the images again")
+        size = self.image_size
+        with Image.open(record.image) as photograph:
+            picture = cut(photograph.convert("RGB"), self.crops[index], size, background=(255, 255, 255))
+        mask = cut(Image.fromarray((record.mask != 0).astype(np.uint8) * 255), self.crops[index], size, background=0)
+        item = {
+            "image": torch.from_numpy(np.array(picture)).permute(2, 0, 1).float() / 255,
+            "mask": (torch.from_numpy(np.array(mask)) > 127).float(),
+            "keypoints": self.keypoints[index],
+            "keypoint_visible": self.visible[index],
+        }
+        if self.cameras is not None:
+            item["camera"] = self.cameras[index]
+        return item
+
+
+def square_crop(box: Float[np.ndarray, "4"], padding: float = PADDING) -> tuple[float, float, float]:
+    """Left and upper edge and side of the square around a box of pixels, padded by a fraction of its size."""
+    x1, y1, x2, y2 = (float(value) for value in box)
+    width, height = x2 - x1 + 1, y2 - y1 + 1
+    side = (1 + 2 * padding) * max(width, height)
+    return x1 + (width - side) / 2, y1 + (height - side) / 2, side
+
+
+def cut(picture: Image.Image, crop: tuple[float, float, float], size: int, background) -> Image.Image:
+    """The crop (left, top, side), also beyond the picture's border, resampled to size × size pixels."""
+    left, top, side = crop
+    x, y = int(np.floor(left)), int(np.floor(top))
+    whole = int(np.ceil(side)) + 2
+    canvas = Image.new(picture.mode, (whole, whole), background)
+    canvas.paste(picture, (-x, -y))
+    box = (left - x, top - y, left - x + side, top - y + side)
+    return canvas.resize((size, size), Image.Resampling.BILINEAR, box=box)
+
+
+def read_records(
+    annotations: Path, cameras: Path, images: Path, needed: str
+) -> tuple[list[Record], Float[Tensor, "K 3"] | None]:
+    """The records of CMR's two files, `images[i]` and `sfm_anno[i]`, and its mean keypoints where they are there.
+
+    Everything in the files counts pixels from 1. needed: what to download, for the error message.
+    """
+    entries = np.atleast_1d(load_matlab(annotations, needed)["images"])
+    found = load_matlab(cameras, needed)
+    poses = np.atleast_1d(found["sfm_anno"])
+    if len(entries) != len(poses):
+        message = f"{annotations} has {len(entries)} images, {cameras} has {len(poses)}; unpack both again"
+        raise ValueError(message)
+    records = []
+    for entry, pose in zip(entries, poses, strict=True):
+        parts = np.asarray(entry.parts, dtype=float)
+        box = np.array([entry.bbox.x1, entry.bbox.y1, entry.bbox.x2, entry.bbox.y2], dtype=float) - 1
+        rotation = np.asarray(pose.rot, dtype=float) @ FROM_CMR.double().numpy().T
+        camera = (float(pose.scale), np.asarray(pose.trans, dtype=float).reshape(2) - 1, rotation)
+        path = images / str(entry.rel_path)
+        records.append(Record(path, box, parts[:2].T - 1, parts[2] > 0, np.asarray(entry.mask), camera))
+    structure = None
+    if "S" in found:
+        structure = torch.from_numpy(np.asarray(found["S"], dtype=float)).float().T @ FROM_CMR.T
+    return records, structure
+
+
+def load_matlab(path: Path, needed: str) -> dict:
+    """A MATLAB file as nested records.
+
+    Raises FileNotFoundError or ValueError, in one line, where it is missing or damaged.
+    """
+    from scipy.io import loadmat
+
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing; {needed}")
+    try:
+        return loadmat(path, struct_as_record=False, squeeze_me=True)
+    except Exception as error:  # scipy raises many kinds for a damaged file
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f"{path} cannot be read ({reason}); download it again") from None
