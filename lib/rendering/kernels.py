@@ -604,7 +604,7 @@ class _Silhouette(torch.autograd.Function):
         _launch("silhouette_forward", (len(verts), len(faces)), verts, verts, faces, sigma, radius, log_empty)
         ctx.save_for_backward(verts, faces, log_empty)
         ctx.sigma = sigma
-        return -torch.expm1(log_empty)
+        return 0 - torch.expm1(log_empty)
 
     @staticmethod
     @once_differentiable

@@ -77,7 +77,7 @@ def silhouette(
     image = triangle // max(len(faces), 1)
     total = log_empty.new_zeros(len(verts) * size[0] * size[1])
     total = total.index_add(0, image * (size[0] * size[1]) + pixel, log_empty)
-    return -torch.expm1(total).view(len(verts), *size)
+    return 0 - torch.expm1(total).view(len(verts), *size)
 
 
 def pixel_depth(weights: Float[Tensor, "N 3"], z: Float[Tensor, "N 3"], perspective: bool) -> tuple[Tensor, Tensor]:
@@ -209,8 +209,8 @@ def ramp_gradient(
     gain = (grad[:, line] * (after - image[:, line])).sum(0)
     gain = torch.where(counts_beyond | counts_within, gain.clamp(max=0), 0)
     way = (pixel - (length - 1) / 2) * pitch - place[:, None]
-    way = torch.where(beyond, outward[:, None], -outward[:, None]) * way.abs().clamp(min=pitch / 2)
-    slide = (gain / way).sum(1)
+    way = torch.where(beyond, 1, -1) * way.abs().clamp(min=pitch / 2)
+    slide = outward * (gain / way).sum(1)
 
     result = torch.zeros_like(verts[:, 0])
     corner = faces.T.flatten()[edge], faces.roll(-1, 1).T.flatten()[edge]
