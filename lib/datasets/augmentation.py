@@ -1,0 +1,63 @@
+"""New pictures from old: mirrored, shifted and scaled, with keypoints and cameras that stay true.
+
+A batch is a dict with any of image (B, 3, H, W); mask and distances (B, H, W); keypoints (B, K, 2) and
+keypoint_visible (B, K); camera (B, 7), `WeakPerspective.to_vector`. What else it holds is passed on.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.nn import functional as F
+
+from lib.geometry.cameras import WeakPerspective
+
+PICTURES = ("image", "mask", "distances")
+
+
+def mirror(batch: dict[str, Tensor], chosen: Bool[Tensor, "B"], permutation: Int[Tensor, "K"]) -> dict[str, Tensor]:
+    """Mirror the chosen pictures left to right.
+
+    permutation: the keypoint on the other side for each. A mirrored animal is again an animal of its kind, its left
+    and right exchanged: keypoints change places, and the camera becomes `WeakPerspective.mirror`.
+    """
+    mirrored = {name: batch[name].flip(-1) for name in PICTURES if name in batch}
+    if "keypoints" in batch:
+        flip = batch["keypoints"].new_tensor([-1, 1])
+        mirrored["keypoints"] = batch["keypoints"][:, permutation] * flip
+        mirrored["keypoint_visible"] = batch["keypoint_visible"][:, permutation]
+    if "camera" in batch:
+        mirrored["camera"] = WeakPerspective.from_vector(batch["camera"]).mirror().to_vector()
+    return batch | {
+        name: torch.where(chosen.view(-1, *[1] * (value.ndim - 1)), value, batch[name])
+        for name, value in mirrored.items()
+    }
+
+
+def jitter(batch: dict[str, Tensor], scale: Float[Tensor, "B"], shift: Float[Tensor, "B 2"]) -> dict[str, Tensor]:
+    """Scale about the image's centre, then shift: what lay at u comes to lie at scale · u + shift.
+
+    Images repeat their border where the old picture ends, masks end there. A keypoint that leaves the picture stays
+    visible, as on a crop that is cut tightly.
+    """
+    theta = torch.zeros(len(scale), 2, 3).to(scale)
+    theta[:, 0, 0] = theta[:, 1, 1] = 1 / scale
+    theta[:, :, 2] = -shift / scale[:, None]
+    moved = {}
+    for name in PICTURES:
+        if name in batch:
+            picture = batch[name] if batch[name].ndim == 4 else batch[name][:, None]
+            grid = F.affine_grid(theta, list(picture.shape), align_corners=False)
+            padding = "zeros" if name == "mask" else "border"
+            sampled = F.grid_sample(picture, grid, padding_mode=padding, align_corners=False)
+            moved[name] = sampled.view_as(batch[name])
+    if "distances" in moved:
+        moved["distances"] = scale[:, None, None] * moved["distances"]
+    if "keypoints" in batch:
+        moved["keypoints"] = scale[:, None, None] * batch["keypoints"] + shift[:, None]
+    if "camera" in batch:
+        camera = batch["camera"]
+        translation = scale[:, None] * camera[:, 1:3] + shift
+        moved["camera"] = torch.cat([scale[:, None] * camera[:, :1], translation, camera[:, 3:]], -1)
+    return batch | moved

@@ -1,0 +1,35 @@
+"""Keypoints of a category: how far the predicted ones lie, and how sure the model is of where they sit.
+
+Source: Kanazawa, Tulsiani, Efros, Malik, "Learning category-specific mesh reconstruction", ECCV 2018, section 3.2.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from lib.checks import check_same_device, check_tensor
+
+
+def keypoint_loss(
+    pred: Float[Tensor, "B K 2"], target: Float[Tensor, "B K 2"], visible: Bool[Tensor, "B K"]
+) -> Float[Tensor, ""]:
+    """Mean squared distance per coordinate in the image plane; hidden points add 0 but count, as in the release.
+
+    So a picture that shows few points weighs less than one that shows all.
+    """
+    check_tensor("pred", pred, "B K 2")
+    check_tensor("target", target, f"{len(pred)} {pred.shape[1]} 2")
+    check_tensor("visible", visible, f"{len(pred)} {pred.shape[1]}", kind="bool")
+    check_same_device(pred=pred, target=target, visible=visible)
+    return torch.where(visible[..., None], pred - target, 0).square().mean()
+
+
+def assignment_entropy(assignment: Float[Tensor, "K V"]) -> Float[Tensor, ""]:
+    """Mean entropy (in nats) of the rows of A, each a distribution over the vertices.
+
+    ln V where a keypoint may be any vertex, 0 where it is one.
+    """
+    check_tensor("assignment", assignment, "K V")
+    return torch.special.entr(assignment).sum(-1).mean()

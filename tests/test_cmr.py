@@ -1,0 +1,284 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn import functional as F
+
+from lib import rendering
+from lib.datasets import augmentation
+from lib.geometry.cameras import WeakPerspective
+from lib.geometry.mesh import icosphere, mirror_permutation
+from lib.geometry.rotations import matrix_to_quaternion, random_rotations, view_rotation
+from lib.losses.camera import camera_loss
+from lib.losses.keypoints import assignment_entropy, keypoint_loss
+from lib.losses.texture import distance_transform, outside_loss, perceptual_distance
+from lib.models.cmr import CMR, sample_image
+from lib.models.encoders import ResNet18, sphere_coordinates
+
+STRETCH = torch.tensor([1.0, 0.6, 0.4])
+PERMUTATION = torch.tensor([0, 2, 1, 3])
+
+
+def make_model(seed=0):
+    torch.manual_seed(seed)
+    ball = icosphere(2)
+    mirror = mirror_permutation(ball.verts)
+    model = CMR(
+        0.7 * ball.verts * STRETCH,
+        ball.faces,
+        ball.verts,
+        mirror,
+        PERMUTATION,
+        image_size=64,
+        width=4,
+        map_channels=8,
+        features=16,
+        texture_size=16,
+        texture_width=4,
+    )
+    with torch.no_grad():
+        model.logits.normal_()
+    return model
+
+
+def make_camera(count, generator=None):
+    rotation = random_rotations(count, generator=generator)
+    scale, translation = 0.8 + 0.1 * torch.rand(count), 0.1 * torch.randn(count, 2)
+    return WeakPerspective(scale, translation, matrix_to_quaternion(rotation))
+
+
+def side_view():
+    return WeakPerspective(torch.ones(1), torch.zeros(1, 2), matrix_to_quaternion(view_rotation(*torch.zeros(2, 1))))
+
+
+def test_shape_and_offsets_are_symmetric():
+    model = make_model()
+    prediction = model(torch.rand(2, 3, 64, 64))
+    assert prediction.offset.shape == (2, 162, 3)
+    assert prediction.camera.shape == (2, 7) and prediction.flow.shape == (2, 16, 32, 2)
+    mirrored = model.mirror
+    for verts in (model.mean_shape[None], prediction.offset):
+        torch.testing.assert_close(verts[:, mirrored] * torch.tensor([1, 1, -1]), verts, atol=0, rtol=0)
+    start = 0.7 * icosphere(2).verts * STRETCH
+    torch.testing.assert_close(make_model().mean_shape, start, atol=1e-6, rtol=0)
+
+
+def test_camera_head_starts_at_the_side_view():
+    model = make_model().eval()
+    camera = model(torch.rand(3, 3, 64, 64)).camera
+    torch.testing.assert_close(camera[:, 3:].norm(dim=-1), torch.ones(3))
+    assert camera_loss(camera, side_view().to_vector().expand(3, 7)) < 0.05
+
+
+def test_assignment_is_a_symmetric_distribution():
+    model = make_model()
+    assignment = model.assignment
+    torch.testing.assert_close(assignment.sum(-1), torch.ones(4))
+    torch.testing.assert_close(assignment[PERMUTATION][:, model.mirror], assignment)
+    keypoints = model.keypoints(model.mean_shape[None])[0]
+    torch.testing.assert_close(keypoints[PERMUTATION] * torch.tensor([1, 1, -1]), keypoints)
+    torch.nn.init.zeros_(model.logits)
+    assert assignment_entropy(model.assignment).item() == pytest.approx(math.log(162))
+
+
+def test_gradients_of_shape_camera_keypoints_and_mask_reach_their_heads():
+    model = make_model()
+    prediction = model(torch.rand(2, 3, 64, 64))
+    verts = model.mean_shape + prediction.offset
+    projected = WeakPerspective.from_vector(prediction.camera).project(verts)
+    keypoints = model.assignment @ projected
+    loss = rendering.silhouette(projected, model.faces, 32).sum() + keypoints.square().sum()
+    loss.backward()
+    for name in ("mean_half", "logits", "offset_head.weight", "camera_head.weight", "encoder.trunk.conv1.weight"):
+        assert model.get_parameter(name).grad.abs().max() > 0
+
+
+def test_texture_loss_leaves_the_gradient_of_the_shape_at_exactly_zero():
+    model = make_model()
+    images = torch.rand(2, 3, 64, 64)
+    masks = torch.zeros(2, 64, 64)
+    masks[:, 16:48, 8:56] = 1
+    prediction = model(images)
+    shape = (model.mean_shape + prediction.offset).detach().requires_grad_()
+    camera = make_camera(2).to_vector().requires_grad_()
+    texture = sample_image(images, prediction.flow)
+    picture = model.paint(shape, WeakPerspective.from_vector(camera), texture, 64)
+    features = ResNet18(4, pool=False).eval().requires_grad_(False)
+    inside = masks[:, None]
+    loss = perceptual_distance(features.stages, picture * inside, images * inside).mean()
+    loss = loss + outside_loss(prediction.flow, distance_transform(masks))
+    loss.backward()
+    assert model.texture_head.last.weight.grad.abs().max() > 0
+    assert shape.grad is None and camera.grad is None
+    assert model.mean_half.grad is None and model.logits.grad is None
+    for head in (model.offset_head, model.camera_head):
+        assert head.weight.grad is None and head.bias.grad is None
+
+
+def test_paint_puts_the_texture_where_it_belongs():
+    """Red on the animal's right, blue on its left, a bright face: seen from both sides."""
+    model = make_model()
+    texture = torch.zeros(1, 3, 16, 32)
+    texture[:, 0, :, 16:] = 1
+    texture[:, 2, :, :16] = 1
+    texture[:, 1, :, 14:18] = 1
+    quaternion = matrix_to_quaternion(view_rotation(torch.tensor([0.0, math.pi, math.pi / 2]), torch.zeros(3)))
+    cameras = WeakPerspective(torch.ones(3), torch.zeros(3, 2), quaternion)
+    picture = model.paint(model.mean_shape[None].expand(3, -1, -1), cameras, texture.expand(3, -1, -1, -1), 64)
+    assert picture.shape == (3, 3, 64, 64)
+    right, left, face = picture[:, :, 32, 32]
+    assert right.tolist() == [1, 0, 0] and left.tolist() == [0, 0, 1] and face[1] > 0.9
+    assert (picture[:, :, 2, 2] == 1).all()
+    # At azimuth 0 the camera stands on +z, the animal's right, and its face is towards the right of the picture.
+    assert picture[0, 1, 32, 32:54].max() > 0.9 and picture[0, 1, 32, 12:32].max() < 0.1
+    colors = model.vertex_colors(texture)[0]
+    side = model.mean_shape[:, 2]
+    assert colors[side > 0.1, 0].min() > 0.9 and colors[side < -0.1, 2].min() > 0.9
+
+
+def test_mirrored_batch_is_as_true_as_the_batch():
+    """The chapter's identity: mirrored picture, exchanged keypoints, mirrored camera, no error."""
+    generator = torch.Generator().manual_seed(0)
+    model = make_model()
+    verts = model.mean_shape.detach()[None].expand(4, -1, -1)
+    camera = make_camera(4, generator)
+    picture = torch.zeros(1, 3, 16, 32)
+    picture[:, 1] = torch.linspace(0, 1, 16)[:, None]
+    picture[:, 0] = (torch.arange(32) - 15.5).abs() / 16
+    with torch.no_grad():
+        projected = camera.project(verts)
+        batch = {
+            "image": model.paint(verts, camera, picture.expand(4, -1, -1, -1), 64),
+            "mask": rendering.rasterize(projected, model.faces, 64).mask.float(),
+            "keypoints": model.assignment @ projected[..., :2],
+            "keypoint_visible": torch.rand(4, 4) > 0.5,
+            "camera": camera.to_vector(),
+            "index": torch.arange(4),
+        }
+    chosen = torch.tensor([True, False, True, True])
+    mirrored = augmentation.mirror(batch, chosen, PERMUTATION)
+    camera = WeakPerspective.from_vector(mirrored["camera"])
+    projected = camera.project(verts)
+    torch.testing.assert_close((model.assignment @ projected[..., :2]), mirrored["keypoints"], atol=1e-5, rtol=0)
+    drawn = rendering.rasterize(projected, model.faces, 64).mask.float()
+    assert (drawn != mirrored["mask"]).float().mean() < 1e-3
+    again = model.paint(verts, camera, picture.expand(4, -1, -1, -1), 64)
+    assert (again - mirrored["image"]).abs().mean() < 1e-3
+    assert torch.equal(mirrored["image"][1], batch["image"][1]) and torch.equal(
+        mirrored["camera"][1], batch["camera"][1]
+    )
+    assert torch.equal(mirrored["image"][0], batch["image"][0].flip(-1))
+    assert torch.equal(mirrored["keypoint_visible"][0], batch["keypoint_visible"][0][PERMUTATION])
+    assert torch.equal(mirrored["index"], batch["index"])
+    twice = augmentation.mirror(mirrored, chosen, PERMUTATION)
+    torch.testing.assert_close(WeakPerspective.from_vector(twice["camera"]).rotation, make_rotation(batch["camera"]))
+    torch.testing.assert_close(twice["keypoints"], batch["keypoints"])
+
+
+def make_rotation(vector):
+    return WeakPerspective.from_vector(vector).rotation
+
+
+def test_jittered_batch_is_as_true_as_the_batch():
+    generator = torch.Generator().manual_seed(0)
+    model = make_model()
+    verts = model.mean_shape.detach()[None].expand(4, -1, -1)
+    camera = make_camera(4, generator)
+    projected = camera.project(verts)
+    mask = rendering.rasterize(projected, model.faces, 64).mask.float()
+    batch = {
+        "image": mask[:, None].expand(-1, 3, -1, -1),
+        "mask": mask,
+        "distances": distance_transform(mask),
+        "keypoints": (model.assignment @ projected[..., :2]).detach(),
+        "keypoint_visible": torch.ones(4, 4, dtype=torch.bool),
+        "camera": camera.to_vector(),
+    }
+    scale, shift = torch.tensor([1.1, 0.9, 1.0, 1.05]), torch.tensor([[0.1, 0], [0, -0.1], [0, 0], [0.03, 0.04]])
+    moved = augmentation.jitter(batch, scale, shift)
+    projected = WeakPerspective.from_vector(moved["camera"]).project(verts)
+    torch.testing.assert_close(model.assignment @ projected[..., :2], moved["keypoints"])
+    drawn = rendering.rasterize(projected, model.faces, 64).mask.float()
+    assert ((moved["mask"] - drawn).abs() > 0.5).float().mean() < 0.02
+    torch.testing.assert_close(moved["image"][2], batch["image"][2], atol=1e-4, rtol=0)
+    assert (moved["distances"] - distance_transform(moved["mask"])).abs().mean() < 0.01
+
+
+def test_keypoint_loss_counts_hidden_points_as_zero():
+    pred, target = torch.tensor([[[0.0, 0], [1, 1]]]), torch.tensor([[[0.3, 0.4], [float("nan"), 5]]])
+    visible = torch.tensor([[True, False]])
+    assert keypoint_loss(pred, target, visible) == pytest.approx((0.09 + 0.16) / 4)
+
+
+@settings(deadline=None, derandomize=True, max_examples=20)
+@given(st.floats(0, math.pi), st.booleans())
+def test_camera_loss_is_a_function_of_the_angle(angle, negated):
+    a = torch.tensor([[1.0, 0, 0, 1, 0, 0, 0]], dtype=torch.float64)
+    b = torch.tensor([[1.0, 0, 0, math.cos(angle / 2), math.sin(angle / 2), 0, 0]], dtype=torch.float64)
+    b[:, 3:] *= -1 if negated else 1
+    assert camera_loss(a, b) == pytest.approx(1 - math.cos(angle / 2), abs=1e-9)
+    b[:, 1] += 0.3
+    assert camera_loss(a, b) == pytest.approx(1 - math.cos(angle / 2) + 0.09 / 3, abs=1e-9)
+
+
+def test_gradients_of_the_losses():
+    generator = torch.Generator().manual_seed(0)
+
+    def random(*shape):
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    visible = torch.tensor([[True, False, True], [True, True, True]])
+    target = random(2, 3, 2)
+    pred = random(2, 3, 2).requires_grad_()
+    assert torch.autograd.gradcheck(lambda pred: keypoint_loss(pred, target, visible), pred)
+    camera = random(2, 7)
+    assert torch.autograd.gradcheck(lambda pred: camera_loss(pred, camera), random(2, 7).requires_grad_())
+    assert torch.autograd.gradcheck(lambda x: assignment_entropy(x.softmax(-1)), random(3, 5).requires_grad_())
+    distances = random(2, 8, 8).abs()
+    points = (0.5 * random(2, 3, 4, 2)).clamp(-0.8, 0.8).requires_grad_()
+    assert torch.autograd.gradcheck(lambda points: outside_loss(points, distances), points)
+    images = random(2, 3, 6, 6)
+
+    def features(x):
+        return [x, F.avg_pool2d(x, 2)]
+
+    pred = random(2, 3, 6, 6).requires_grad_()
+    assert torch.autograd.gradcheck(lambda pred: perceptual_distance(features, pred, images), pred)
+
+
+def test_perceptual_distance_orders_what_the_eye_orders():
+    torch.manual_seed(0)
+    network = ResNet18(16, pool=False).eval().requires_grad_(False)
+    y, x = torch.meshgrid(torch.linspace(-1, 1, 64), torch.linspace(-1, 1, 64), indexing="ij")
+    image = torch.stack([(8 * x).sin() > 0, (6 * y).cos() > 0, x * y > 0]).float()[None]
+    shifted = image.roll(1, -1)
+    other = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+
+    def stages(images):
+        return network.stages(images, 3)
+
+    same, near, far = (perceptual_distance(stages, image, b).item() for b in (image, shifted, other))
+    assert same == 0 and 0 < near < far
+
+
+def test_distance_transform():
+    mask = torch.zeros(1, 10, 10)
+    mask[0, 4:6, 4:6] = 1
+    distances = distance_transform(mask)
+    assert distances[0, 4, 4] == 0
+    assert distances[0, 4, 0] == pytest.approx(0.4)
+    with pytest.raises(ValueError, match="drop that image"):
+        distance_transform(torch.zeros(1, 4, 4))
+
+
+def test_vertices_and_pixels_agree_on_the_texture():
+    model = make_model()
+    texture = torch.rand(1, 3, 16, 32)
+    texture = (texture + texture.flip(-1)) / 2
+    colors = model.vertex_colors(texture)
+    at = sphere_coordinates(model.sphere)[None, None]
+    torch.testing.assert_close(colors, sample_image(texture, at)[:, :, 0].mT)
