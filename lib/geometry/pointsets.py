@@ -176,7 +176,7 @@ def f_score(
 
     Precision is the share of `pred` closer than `threshold` to `target`, recall the share of `target` closer
     than `threshold` to `pred`, F = 2PR / (P + R), 0 where both are 0 (Tatarchenko et al., "What Do Single-view
-    3D Reconstruction Networks Learn?", 2019, eq. 5-7). The threshold is a plain distance in the clouds' unit;
+    3D Reconstruction Networks Learn?", 2019). The threshold is a plain distance in the clouds' unit;
     beware that Pixel2Mesh's published 1e-4 and 2e-4 are compared with *squared* distances: here √1e-4 = 0.01.
 
     Raises ValueError as `knn_points` does, or for a threshold that is not above 0.
@@ -197,7 +197,7 @@ def exact_emd(x: Float[Tensor, "B N D"], y: Float[Tensor, "B N D"], p: int = 2) 
 
     EMD(x, y) = min_φ 1/N Σᵢ ‖xᵢ − y_φ(i)‖ᵖ over the bijections φ, found by SciPy's `linear_sum_assignment` on
     the CPU in about N³ steps: up to a thousand points or so. p = 1 is the mean of the distance that Fan et al.
-    (2017, eq. 2) sum; p = 2 is the squared 2-Wasserstein distance. No root is taken.
+    (2017) sum; p = 2 is the squared 2-Wasserstein distance. No root is taken.
     Differentiable in both clouds, with the matching held fixed.
 
     Raises ValueError for empty or unequal clouds (`sinkhorn_distance` takes those), non-finite points, other p.
