@@ -1,0 +1,207 @@
+"""Smooth solids from tapered limbs: an implicit function, its mesh by marching cubes, and landing points on it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.sparse import coo_matrix
+from skimage.measure import marching_cubes
+
+
+@dataclass(frozen=True)
+class Limb:
+    """A chain of balls, swept into one another: the building block of a body.
+
+    nodes (N, 3) and radii (N,): the balls. flats (N,): the ratio by which each is squeezed along `axis`
+    (3,), a direction; 1 is round. blend: how softly the limb melts into the solid before it. bones (N,):
+    the bone that carries each node. hair: whether it is mane, tail or plume rather than flesh.
+    """
+
+    nodes: np.ndarray
+    radii: np.ndarray
+    flats: np.ndarray
+    axis: np.ndarray
+    blend: float
+    bones: np.ndarray
+    hair: bool = False
+
+
+def refine(limb: Limb, pieces: int = 3) -> Limb:
+    """The same limb with `pieces` segments for each, along a Catmull-Rom spline."""
+    count = len(limb.nodes)
+    if count < 3:
+        return limb
+    values = np.column_stack([limb.nodes, limb.radii, limb.flats])
+    padded = np.vstack([2 * values[0] - values[1], values, 2 * values[-1] - values[-2]])
+    t = (np.arange(pieces) / pieces)[:, None]
+    rows = []
+    for i in range(count - 1):
+        p0, p1, p2, p3 = padded[i : i + 4]
+        rows.append(
+            0.5 * (2 * p1 + (p2 - p0) * t + (2 * p0 - 5 * p1 + 4 * p2 - p3) * t**2 + (3 * p1 - p0 - 3 * p2 + p3) * t**3)
+        )
+    fine = np.vstack([*rows, values[-1:]])
+    bones = np.append(np.repeat(limb.bones[:-1], pieces), limb.bones[-1])
+    low = 0.5 * np.minimum(limb.radii.min(), fine[:, 3].max())
+    return Limb(
+        fine[:, :3], np.maximum(fine[:, 3], low), np.maximum(fine[:, 4], 0.05), limb.axis, limb.blend, bones, limb.hair
+    )
+
+
+def limb_distance(limb: Limb, points: np.ndarray) -> np.ndarray:
+    """First-order signed distance (N,) from points (N, 3) to a limb, negative inside."""
+    return _segment_distances(limb, points).min(1)
+
+
+def _segment_distances(limb: Limb, points: np.ndarray) -> np.ndarray:
+    start, step = limb.nodes[:-1], np.diff(limb.nodes, axis=0)
+    length2 = np.maximum((step**2).sum(1), 1e-12)
+    t = ((points @ step.T - (start * step).sum(1)) / length2).clip(0, 1)
+    radius = limb.radii[:-1] + np.diff(limb.radii) * t
+    flat = limb.flats[:-1] + np.diff(limb.flats) * t
+    # |offset|² and its part along the squeezed axis, without forming the (N, S, 3) offsets.
+    offset2 = (points**2).sum(1)[:, None] - 2 * points @ start.T + (start**2).sum(1)
+    offset2 += t * (t * length2 - 2 * (points @ step.T - (start * step).sum(1)))
+    along = (points @ limb.axis)[:, None] - start @ limb.axis - t * (step @ limb.axis)
+    round2 = np.maximum(offset2 - along**2, 0)
+    norm = np.sqrt(round2 + (along / flat) ** 2 + 1e-12)
+    gradient = np.sqrt(round2 + along**2 / flat**4 + 1e-12) / norm
+    return (norm - radius) / gradient
+
+
+def smooth_minimum(a: np.ndarray, b: np.ndarray, blend: float) -> np.ndarray:
+    """Union of two solids, rounded where they meet (the quadratic polynomial smooth minimum)."""
+    h = np.maximum(blend - np.abs(a - b), 0) / blend
+    return np.minimum(a, b) - 0.25 * blend * h**2
+
+
+class Solid:
+    """The smooth union of limbs, standing on the plane y = `floor` where one is given."""
+
+    def __init__(self, limbs: list[Limb], floor: float | None = None) -> None:
+        self.limbs = [refine(limb) for limb in limbs]
+        self.floor = floor
+
+    def __call__(self, points: np.ndarray) -> np.ndarray:
+        """Signed distance (N,), to first order near the surface; negative inside."""
+        value = np.full(len(points), 1.0)
+        for limb in self.limbs:
+            low, high = _box(limb)
+            near = np.flatnonzero(((points > low) & (points < high)).all(1))
+            value[near] = smooth_minimum(value[near], limb_distance(limb, points[near]), limb.blend)
+        return value if self.floor is None else np.maximum(value, self.floor - points[:, 1])
+
+    def gradient(self, points: np.ndarray, step: float = 1e-3) -> np.ndarray:
+        """(N, 3) central differences."""
+        moves = step * np.eye(3)
+        shifted = np.concatenate([points + sign * move for move in moves for sign in (1, -1)])
+        values = self(shifted).reshape(3, 2, -1)
+        return ((values[:, 0] - values[:, 1]) / (2 * step)).T
+
+    def project(self, points: np.ndarray, steps: int = 3, reach: float = 0.02) -> np.ndarray:
+        """Move points (N, 3) to the surface by Newton's method, at most `reach` a step."""
+        for _ in range(steps):
+            gradient = self.gradient(points)
+            move = self(points)[:, None] * gradient / np.maximum((gradient**2).sum(1, keepdims=True), 0.1)
+            length = np.linalg.norm(move, axis=1, keepdims=True)
+            points = points - move * np.minimum(1, reach / np.maximum(length, 1e-12))
+        return points
+
+    def bone_distances(self, points: np.ndarray, count: int) -> np.ndarray:
+        """(N, count) distance from points to the flesh of each bone."""
+        distances = np.full((len(points), count), 10.0)
+        for limb in self.limbs:
+            pieces = _segment_distances(limb, points)
+            for bone in np.unique(limb.bones[:-1]):
+                nearest = pieces[:, limb.bones[:-1] == bone].min(1)
+                distances[:, bone] = np.minimum(distances[:, bone], nearest)
+        return distances
+
+    def hair(self, points: np.ndarray) -> np.ndarray:
+        """(N,) 1 where the nearest limb is hair, else 0."""
+        distances = np.stack([limb_distance(limb, points) for limb in self.limbs])
+        return np.array([limb.hair for limb in self.limbs], float)[distances.argmin(0)]
+
+    def thickness(self, points: np.ndarray) -> np.ndarray:
+        """(N,) radius of the flesh nearest to each point, squeezing taken into account."""
+        nearest, radius = np.full(len(points), np.inf), np.zeros(len(points))
+        for limb in self.limbs:
+            pieces = _segment_distances(limb, points)
+            distance = pieces.min(1)
+            own = (limb.radii * np.sqrt(np.minimum(limb.flats, 1)))[pieces.argmin(1)]
+            radius = np.where(distance < nearest, own, radius)
+            nearest = np.minimum(distance, nearest)
+        return radius
+
+    def bounds(self) -> tuple[np.ndarray, np.ndarray]:
+        """Two opposite corners (3,) of a box around the solid."""
+        reach = [limb.radii[:, None] * np.maximum(limb.flats, 1)[:, None] for limb in self.limbs]
+        low = np.min([(limb.nodes - r).min(0) for limb, r in zip(self.limbs, reach, strict=True)], axis=0)
+        high = np.max([(limb.nodes + r).max(0) for limb, r in zip(self.limbs, reach, strict=True)], axis=0)
+        if self.floor is not None:
+            low[1] = max(low[1], self.floor)
+        return low - 0.03, high + 0.03
+
+    def cast(self, origins: np.ndarray, directions: np.ndarray, reach: float = 1.0) -> np.ndarray:
+        """Where rays (N, 3), starting inside, leave the solid for the first time."""
+        directions = directions / np.linalg.norm(directions, axis=1, keepdims=True)
+        t = np.linspace(0, reach, 200)
+        samples = origins[:, None] + t[:, None] * directions[:, None]
+        values = self(samples.reshape(-1, 3)).reshape(len(origins), -1)
+        out = np.argmax(values > 0, axis=1)
+        before = np.maximum(out - 1, 0)
+        rows = np.arange(len(origins))
+        inner, outer = values[rows, before], values[rows, out]
+        fraction = np.where(out > 0, -inner / np.maximum(outer - inner, 1e-12), 0)
+        return origins + (t[before] + fraction * t[1])[:, None] * directions
+
+
+def _box(limb: Limb) -> tuple[np.ndarray, np.ndarray]:
+    reach = (limb.radii * np.maximum(limb.flats, 1) + limb.blend + 0.05)[:, None]
+    return (limb.nodes - reach).min(0), (limb.nodes + reach).max(0)
+
+
+def symmetric_mesh(solid: Solid, spacing: float, relaxations: int = 2) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The surface of a solid that is its own mirror image in z = 0, as a mesh that is exactly symmetric.
+
+    Marching cubes on the half z ≥ 0; a few steps of sliding along the surface even out the triangles; then the
+    half is reflected and welded. Returns verts (V, 3), faces (F, 3), mirror (V,): the vertex opposite each.
+    """
+    low, high = solid.bounds()
+    low[2] = 0.0
+    axes = [start + spacing * np.arange(int((end - start) / spacing) + 2) for start, end in zip(low, high, strict=True)]
+    grid = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1)
+    values = solid(grid.reshape(-1, 3)).reshape(grid.shape[:3])
+    half, half_faces, _, _ = marching_cubes(values, 0.0)
+    half, half_faces = half * spacing + low, half_faces.astype(np.int64)
+    middle = half[:, 2] < 1e-6 * spacing
+    neighbours, degree = _neighbours(half_faces, middle, len(half))
+    for _ in range(relaxations):
+        half = half + 0.5 * ((neighbours @ half) / degree[:, None] - half)
+        half[middle, 2] = 0.0
+        half = solid.project(half, steps=1, reach=0.25 * spacing)
+    half = solid.project(half, steps=1, reach=0.25 * spacing)
+    half[middle, 2] = 0.0
+    return reflect(half, half_faces, middle)
+
+
+def reflect(half: np.ndarray, half_faces: np.ndarray, middle: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Weld a half mesh to its reflection in z = 0 along the vertices marked in `middle`."""
+    count = len(half)
+    twin = np.arange(count)
+    twin[~middle] = count + np.arange((~middle).sum())
+    verts = np.vstack([half, half[~middle] * [1, 1, -1]])
+    faces = np.vstack([half_faces, twin[half_faces][:, ::-1]])
+    mirror = np.concatenate([twin, np.flatnonzero(~middle)])
+    return verts, faces, mirror
+
+
+def _neighbours(faces: np.ndarray, middle: np.ndarray, count: int):
+    """Adjacency of a half mesh; a vertex of the rim only knows its neighbours on the rim."""
+    rows = faces[:, [0, 1, 2, 1, 2, 0]].ravel()
+    columns = faces[:, [1, 2, 0, 0, 1, 2]].ravel()
+    keep = ~middle[rows] | middle[columns]
+    matrix = coo_matrix((np.ones(keep.sum()), (rows[keep], columns[keep])), shape=(count, count)).tocsr()
+    matrix.data[:] = 1.0
+    return matrix, np.asarray(matrix.sum(1)).ravel()

@@ -1,0 +1,116 @@
+"""Bones that move flesh: forward kinematics with stretchable bones, and linear blend skinning."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from scipy.sparse import coo_matrix, diags
+
+from lib.datasets.synthetic.anatomy import Body
+
+
+def rotation(axis_angles: np.ndarray) -> np.ndarray:
+    """Rotation matrices (..., 3, 3) of axis-angle vectors (..., 3), by Rodrigues' formula."""
+    angle = np.linalg.norm(axis_angles, axis=-1)[..., None, None]
+    x, y, z = np.moveaxis(axis_angles / np.maximum(angle[..., 0], 1e-12), -1, 0)
+    zero = np.zeros_like(x)
+    cross = np.stack([zero, -z, y, z, zero, -x, -y, x, zero], axis=-1).reshape(*x.shape, 3, 3)
+    return np.eye(3) + np.sin(angle) * cross + (1 - np.cos(angle)) * cross @ cross
+
+
+@dataclass(frozen=True)
+class Build:
+    """How one individual differs from its breed: each bone's length and girth, (J,), 1 for no change."""
+
+    lengths: np.ndarray
+    girths: np.ndarray
+
+
+@dataclass(frozen=True)
+class Pose:
+    """Rotations of the joints (J, 3), axis-angle relative to the parent, in the axes at rest; shift of the root."""
+
+    rotations: np.ndarray
+    shift: np.ndarray
+
+
+def mirror_bones(body: Body) -> np.ndarray:
+    """(J,) the bone on the other side; bones of the midline map to themselves."""
+    swap = {"left": "right_", "right": "left_"}
+    names = [
+        swap[name.split("_")[0]] + name.split("_", 1)[1] if name.split("_")[0] in swap else name for name in body.bones
+    ]
+    return np.array([body.bones.index(name) for name in names])
+
+
+def mirror_pose(body: Body, pose: Pose) -> Pose:
+    """The pose seen in a mirror at z = 0: left and right exchanged, rotations about x and y reversed."""
+    return Pose(pose.rotations[mirror_bones(body)] * [-1, -1, 1], pose.shift * [1, 1, -1])
+
+
+def bone_transforms(body: Body, build: Build, pose: Pose) -> tuple[np.ndarray, np.ndarray]:
+    """Affine maps of all bones from rest to pose: x' = matrices[j] x + offsets[j], (J, 3, 3) and (J, 3)."""
+    joints, along = np.array(body.joints), np.array(body.along)
+    turns = rotation(pose.rotations)
+    outer = along[:, :, None] * along[:, None, :]
+    stretch = build.girths[:, None, None] * (np.eye(3) - outer) + build.lengths[:, None, None] * outer
+    frames, matrices, places = np.empty_like(turns), np.empty_like(turns), np.empty_like(joints)
+    for j, parent in enumerate(body.parents):
+        if parent < 0:
+            frames[j], places[j] = turns[j], joints[j] + pose.shift
+        else:
+            frames[j] = frames[parent] @ turns[j]
+            places[j] = places[parent] + matrices[parent] @ (joints[j] - joints[parent])
+        matrices[j] = frames[j] @ stretch[j]
+    return matrices, places - np.einsum("jab,jb->ja", matrices, joints)
+
+
+def skin(weights: np.ndarray, matrices: np.ndarray, offsets: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """Linear blend skinning: points (V, 3) moved by the blend (V, J) of the bones' affine maps."""
+    blend = (weights @ np.concatenate([matrices, offsets[..., None]], axis=-1).reshape(len(offsets), 12)).reshape(
+        -1, 3, 4
+    )
+    return np.einsum("vab,vb->va", blend[..., :3], points) + blend[..., 3]
+
+
+def skin_weights(
+    body: Body, verts: np.ndarray, faces: np.ndarray, mirror: np.ndarray, smoothing: int = 6
+) -> np.ndarray:
+    """(V, J) weights: each vertex goes to the bone whose flesh is nearest, then they diffuse along the surface.
+
+    Diffusing along the surface, not through the air, keeps one leg from pulling at the other.
+    """
+    owner = body.solid().bone_distances(verts, len(body.bones)).argmin(1)
+    weights = np.eye(len(body.bones))[owner]
+    weights = (weights + weights[mirror][:, mirror_bones(body)]) / 2
+    rows, columns = faces[:, [0, 1, 2]].ravel(), faces[:, [1, 2, 0]].ravel()
+    links = coo_matrix((np.ones(len(rows)), (rows, columns)), shape=(len(verts), len(verts))).tocsr()
+    links = diags(0.5 / np.asarray(links.sum(1)).ravel()) @ links
+    for _ in range(smoothing):
+        weights = 0.5 * weights + links @ weights
+    return weights
+
+
+def posed_body(body: Body, build: Build, pose: Pose) -> Body:
+    """A copy of the body whose flesh and joints have been moved: a new rest state."""
+    matrices, offsets = bone_transforms(body, build, pose)
+    limbs = []
+    for limb in body.limbs:
+        nodes = np.einsum("nab,nb->na", matrices[limb.bones], limb.nodes) + offsets[limb.bones]
+        axis = matrices[limb.bones[len(limb.bones) // 2]] @ limb.axis
+        limbs.append(
+            replace(limb, nodes=nodes, radii=limb.radii * build.girths[limb.bones], axis=axis / np.linalg.norm(axis))
+        )
+    joints = np.einsum("jab,jb->ja", matrices, np.array(body.joints)) + offsets
+    along = np.einsum("jab,jb->ja", matrices, np.array(body.along))
+    along /= np.linalg.norm(along, axis=1, keepdims=True)
+    keypoints = []
+    for keypoint in body.keypoints:
+        j = body.bones.index(keypoint.bone)
+        keypoints.append(
+            replace(
+                keypoint, origin=matrices[j] @ keypoint.origin + offsets[j], direction=matrices[j] @ keypoint.direction
+            )
+        )
+    return Body(body.bones, body.parents, list(joints), list(along), limbs, keypoints, body.floor)
