@@ -60,7 +60,7 @@ def test_silhouette_gradient(backend: str, size: tuple[int, int]) -> None:
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("perspective", [False, True])
 def test_fragment_gradients(backend: str, perspective: bool) -> None:
-    verts, faces = soup(3, images=1, count=24, dtype=torch.float64)
+    verts, faces = ball(3, images=2, subdivisions=0, dtype=torch.float64)
     if perspective:
         verts = in_perspective(verts)
     verts.requires_grad_()
