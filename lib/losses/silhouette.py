@@ -1,0 +1,104 @@
+"""What a rendered outline costs: mask against mask, and vertices against the mask's distance and boundary."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from lib import metrics
+from lib.checks import check_same_device, check_tensor
+from lib.geometry.pointsets import chamfer_distance
+
+
+def mask_loss(pred: Float[Tensor, "B H W"], target: Float[Tensor, "B H W"], p: int = 2) -> Float[Tensor, ""]:
+    """Mean over pixels of |pred − target|^p: p = 2 as in CMR (Kanazawa et al., 2018), p = 1 as Kokkinos et al., 2021.
+
+    Raises ValueError for shapes that differ, or p other than 1 and 2.
+    """
+    _check_masks(pred, target)
+    if p not in (1, 2):
+        raise ValueError(f"p must be 1 or 2, got {p}")
+    difference = (pred - target).abs()
+    return (difference if p == 1 else difference.square()).mean()
+
+
+def iou_loss(pred: Float[Tensor, "B H W"], target: Float[Tensor, "B H W"]) -> Float[Tensor, ""]:
+    """1 − the mean soft intersection over union (Kato et al., 2018), which small and large objects feel alike."""
+    _check_masks(pred, target)
+    return 1 - metrics.soft_iou(pred, target).mean()
+
+
+def foreground_distance(masks: Float[Tensor, "B H W"]) -> Float[Tensor, "B H W"]:
+    """How far each pixel's centre lies from the nearest pixel of the object, in image-plane units; 0 on the object.
+
+    Not differentiable. Raises ValueError for an empty mask, from which there is no distance.
+    """
+    from scipy.ndimage import distance_transform_edt
+
+    inside = _inside(masks).cpu().numpy()
+    pitch = (2 / masks.shape[1], 2 / masks.shape[2])
+    maps = [torch.from_numpy(distance_transform_edt(~mask, sampling=pitch)) for mask in inside]
+    return torch.stack(maps).to(masks)
+
+
+def boundary_points(masks: Float[Tensor, "B H W"]) -> tuple[Float[Tensor, "B M 2"], Int[Tensor, "B"]]:
+    """The centres (x, y) of the object's pixels that touch, by a side, the background or the image's border.
+
+    Returns them padded with zeros to the longest list, and the lists' lengths. Raises ValueError for an empty mask.
+    """
+    inside = _inside(masks)
+    framed = torch.nn.functional.pad(inside, (1, 1, 1, 1), value=False)
+    within = framed[:, :-2, 1:-1] & framed[:, 2:, 1:-1] & framed[:, 1:-1, :-2] & framed[:, 1:-1, 2:]
+    height, width = masks.shape[1:]
+    lists = []
+    for border in inside & ~within:
+        row, column = border.nonzero().unbind(1)
+        lists.append(torch.stack([(2 * column + 1) / width - 1, (2 * row + 1) / height - 1], -1).to(masks))
+    lengths = torch.tensor([len(points) for points in lists], device=masks.device)
+    return torch.nn.utils.rnn.pad_sequence(lists, batch_first=True), lengths
+
+
+def distance_loss(points: Float[Tensor, "B N 2"], distances: Float[Tensor, "B H W"]) -> Float[Tensor, ""]:
+    """Mean distance of projected vertices from the object: it pulls in what sticks out, and is 0 inside.
+
+    distances: as `foreground_distance` gives. Beyond the image the way back to its border is added.
+    The first term of the boundary loss of Kokkinos & Kokkinos, CVPR 2021 ("edt" in their code), as a mean.
+    """
+    check_tensor("points", points, "B N 2")
+    check_tensor("distances", distances, f"{len(points)} H W")
+    check_same_device(points=points, distances=distances)
+    within = points.clamp(-1, 1)
+    sampled = torch.nn.functional.grid_sample(
+        distances[:, None], within[:, None], padding_mode="border", align_corners=False
+    )
+    beyond = (points - within).square().sum(-1)
+    beyond = torch.where(beyond > 0, torch.where(beyond > 0, beyond, 1.0).sqrt(), 0.0)
+    return (sampled[:, 0, 0] + beyond).mean()
+
+
+def boundary_loss(
+    points: Float[Tensor, "B N 2"], boundary: Float[Tensor, "B M 2"], lengths: Int[Tensor, "B"] | None = None
+) -> Float[Tensor, ""]:
+    """Mean over the boundary's points of the squared distance to the nearest projected vertex: it draws out limbs.
+
+    boundary, lengths: as `boundary_points` gives; without lengths all points count.
+    The second term of the boundary loss of Kokkinos & Kokkinos, CVPR 2021 ("bdt" in their code), as a mean.
+    """
+    check_tensor("points", points, "B N 2")
+    check_tensor("boundary", boundary, f"{len(points)} M 2")
+    return chamfer_distance(boundary, points, lengths, single_directional=True)
+
+
+def _check_masks(pred: Tensor, target: Tensor) -> None:
+    check_tensor("pred", pred, "B H W")
+    check_tensor("target", target, " ".join(map(str, pred.shape)))
+    check_same_device(pred=pred, target=target)
+
+
+def _inside(masks: Tensor) -> Tensor:
+    check_tensor("masks", masks, "B H W")
+    inside = masks > 0.5
+    if not bool(inside.flatten(1).any(1).all()):
+        raise ValueError("masks has an empty one, which has no boundary; drop that image")
+    return inside
