@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-import tempfile
+import uuid
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -13,11 +14,11 @@ def write_atomically(path: str | Path, content: str | bytes) -> None:
     Raises OSError naming the path and the remedy where it cannot be written.
     """
     path = Path(path)
-    temporary = None
+    # Not `tempfile`, whose files nobody else may read.
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with os.fdopen(handle, "wb") as file:
+        with open(temporary, "xb") as file:
             file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
@@ -26,5 +27,5 @@ def write_atomically(path: str | Path, content: str | bytes) -> None:
         reason = f"cannot write {path} ({error.strerror}); free space or choose another out_dir"
         raise OSError(error.errno, reason) from None
     finally:
-        if temporary is not None and os.path.exists(temporary):
-            os.unlink(temporary)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)

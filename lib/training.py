@@ -104,7 +104,7 @@ class Results:
         band = " and ".join(
             text for text in (f"≥ {low}" if low is not None else "", f"≤ {high}" if high is not None else "") if text
         )
-        assert inside, f"{name} = {value:.4g} {unit}, expected {band}"
+        assert inside, f"{name} = {value:.4g}{' ' * bool(unit)}{unit}, expected {band}"
 
     def _save(self) -> None:
         if self.path is not None:

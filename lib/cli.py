@@ -1,0 +1,260 @@
+"""The `course` command."""
+
+from __future__ import annotations
+
+import ast
+import importlib.metadata
+import importlib.util
+import signal
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.live import Live
+from rich.markup import escape
+from rich.progress_bar import ProgressBar
+from rich.spinner import Spinner
+from rich.table import Table
+
+from lib import runs
+
+# Data sets that chapters can use in place of the generated ones: folder under data/, what, where published.
+DATA_SETS = [
+    ("cub", "CUB-200-2011 birds, with CMR's annotations", "https://www.vision.caltech.edu/datasets/cub_200_2011/"),
+    ("pascal3d", "PASCAL3D+ cars and aeroplanes", "https://cvgl.stanford.edu/projects/pascal3d.html"),
+    ("tigdog", "TigDog: videos of horses and tigers", "https://calvin-vision.net/datasets/tigdog/"),
+    ("youtube_vis", "YouTube-VIS: videos with instance masks", "https://youtube-vos.org/dataset/vis/"),
+    ("shapenet", "ShapeNet renderings (3D-R2N2)", "https://github.com/chrischoy/3D-R2N2"),
+    ("faces", "CelebA and synthetic faces, as Unsup3D lays them out", "https://github.com/elliottwu/unsup3d"),
+]
+OPTIONAL = [
+    ("pytorch3d", "second renderer", "conda env create -f environment.yml, or build it: README.md"),
+    ("nbval", "tests of the notebooks", "pip install -e '.[test]'"),
+    ("robust_laplacian", "oracle of tests", "pip install -e '.[test]'"),
+    ("potpourri3d", "oracle of tests", "pip install -e '.[test]'"),
+    ("ot", "oracle of tests", "pip install -e '.[test]'"),
+]
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+console = Console(soft_wrap=True, highlight=False)
+
+COLORS = {"passed": "green", "failed": "red", "interrupted": "yellow", "running": "yellow", "waiting": "dim"}
+
+
+def main() -> None:
+    """Run the command; what a user got wrong is answered in one line."""
+    try:
+        app()
+    except (ValueError, OSError) as error:
+        console.print(f"[red]error:[/] {escape(str(error))}")
+        sys.exit(2)
+
+
+@app.callback()
+def course() -> None:
+    """A course in 3D deep learning: run its chapters, see what came out, check this machine."""
+
+
+@app.command("list")
+def list_chapters() -> None:
+    """The chapters, and the settings that --set can change."""
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for column in ("chapter", "title", "settings (quick)"):
+        table.add_column(column, overflow="fold")
+    for path in runs.all_chapters():
+        quick = runs.chapter_settings(path).get("quick", {})
+        settings = " ".join(f"{name}={value}" for name, value in quick.items())
+        table.add_row(path.stem, escape(runs.chapter_title(path)), f"[dim]{escape(settings)}[/]")
+    console.print(table)
+
+
+@app.command("run")
+def run_chapters(
+    chapters: Annotated[list[str] | None, typer.Argument(help="Such as 04 or 04_rendering; all if none.")] = None,
+    profile: Annotated[str, typer.Option(help="quick (minutes on a laptop) or full (the paper's scale).")] = "quick",
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Change one of a chapter's settings.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of every random number.")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 …")] = "auto",
+    out: Annotated[
+        Path | None, typer.Option(help="Where the results go; a run begun there is continued. [default: runs/<time>]")
+    ] = None,
+) -> None:
+    """Execute chapters headless; leave notebooks, metrics and one report."""
+    paths = runs.find_chapters(chapters or [])
+    if not paths:
+        raise ValueError(f"there are no chapters under {runs.NOTEBOOKS}; install the course with `pip install -e .`")
+    if device != "auto":
+        from lib.training import pick_device
+
+        pick_device(device)
+    overrides = dict(map(parse_setting, settings or []))
+    run = runs.new_run(paths, profile=profile, seed=seed, device=device, overrides=overrides, out=out)
+    # A scheduler's time limit ends the run as Ctrl-C does.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    folder = _short(run.folder)
+    waiting = [chapter for chapter in run.chapters if chapter.status == "waiting"]
+    console.print(f"{len(waiting)} of {len(run.chapters)} chapters, profile {profile}, into {folder}")
+    for chapter in run.chapters:
+        if chapter not in waiting:
+            console.print(f"{describe(run, chapter)} [dim]kept from before[/]")
+    with Progress(run) as progress:
+        runs.execute(run, progress)
+    show_run(run)
+    sys.exit({"passed": 0, "interrupted": 130}.get(run.status, 1))
+
+
+@app.command()
+def report(run: Annotated[Path | None, typer.Argument(help="A run's folder; the newest if none.")] = None) -> None:
+    """Show a run's results and write its report.html anew."""
+    found = runs.Run.load((run or runs.latest_run()).absolute())
+    for chapter in found.chapters:
+        console.print(describe(found, chapter))
+    show_run(found)
+
+
+@app.command()
+def doctor() -> None:
+    """Versions, devices, optional parts and data sets: what is here, and what to do about what is not."""
+    import torch
+
+    from lib.training import pick_device
+
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    versions = runs.versions()
+    for name, value in (runs.hardware() | versions).items():
+        table.add_row(name, value)
+    device = pick_device()
+    table.add_row("device", f"{device}" + (f" ({torch.cuda.get_device_name()})" if device.type == "cuda" else ""))
+    console.print(table)
+    for title, rows in {"Optional parts": _optional_parts(), "Data sets": _data_sets()}.items():
+        console.print(f"\n[bold]{title}[/]")
+        table = Table(box=None, pad_edge=False, show_header=False)
+        for style in ("", "", "dim"):
+            table.add_column(style=style, overflow="fold")
+        for present, name, remedy in rows:
+            table.add_row("[green]✓[/]" if present else "[dim]–[/]", name, "" if present else remedy)
+        console.print(table)
+    if device.type == "cpu":
+        console.print("\nThe quick profile is made for this machine; the full profile wants a GPU.")
+
+
+@app.command()
+def store(chapters: Annotated[list[str], typer.Argument(help="Such as 04.")]) -> None:
+    """For maintainers: execute notebooks in place, in the form they are committed in."""
+    from nbclient.exceptions import CellExecutionError
+
+    for path in runs.find_chapters(chapters):
+        try:
+            seconds = runs.store(path)
+        except CellExecutionError as error:
+            raise ValueError(f"{path.name} is left as it was: {error.ename}: {error.evalue}") from None
+        console.print(f"{path.name}: {runs.format_seconds(seconds)}, {runs.format_memory(path.stat().st_size)}")
+
+
+def parse_setting(text: str) -> tuple[str, object]:
+    """ "steps=100" → ("steps", 100): a Python literal, true or false, or else a string.
+
+    Raises ValueError where there is no name or no "=".
+    """
+    name, equals, value = text.partition("=")
+    if not equals or not name.isidentifier():
+        raise ValueError(f"--set takes NAME=VALUE, got {text!r}")
+    try:
+        return name, ast.literal_eval(value.title() if value in ("true", "false") else value)
+    except (ValueError, SyntaxError):
+        return name, value
+
+
+def show_run(run: runs.Run) -> None:
+    """Print what went wrong in a run, if anything, and write its report."""
+    from lib.report import write_report
+
+    for chapter in run.chapters:
+        if chapter.reason:
+            where = f"{chapter.name}, cell {chapter.cell} of {chapter.cells}"
+            console.print(f"[{COLORS[chapter.status]}]{chapter.status}[/] {where}: {escape(chapter.reason)}")
+    report = write_report(run)
+    total = runs.format_seconds(sum(chapter.seconds for chapter in run.chapters))
+    console.print(f"[{COLORS[run.status]}]{run.status}[/] in {total}; report: {_short(report)}")
+
+
+def describe(run: runs.Run, chapter: runs.Chapter) -> str:
+    """A finished chapter in one line."""
+    from lib.report import MARKS, count_inside, over_budget
+
+    took = runs.format_seconds(chapter.seconds) if chapter.seconds else ""
+    memory = runs.format_memory(chapter.peak_memory) if chapter.peak_memory else ""
+    inside = count_inside(run.metrics(chapter))
+    return (
+        f"[{COLORS[chapter.status]}]{MARKS[chapter.status]}[/] {chapter.name:<24} {took:>8} {memory:>9}  "
+        f"{f'{inside} in band' if inside else '':<14}[yellow]{over_budget(run, chapter)}[/]"
+    ).rstrip()
+
+
+class Progress:
+    """Draws a run: one moving line on a terminal, plain lines elsewhere (a log, a pipe)."""
+
+    # Plain lines stay, so one every few seconds is enough; within a long cell, one a minute.
+    CALM, HEARTBEAT = 5.0, 60.0
+
+    def __init__(self, run: runs.Run) -> None:
+        self.run = run
+        self.live = Live(console=console, refresh_per_second=8, transient=True) if console.is_terminal else None
+        self.spinner = Spinner("dots")
+        self.printed = ("", 0, 0.0)  # chapter, cell and seconds of the last plain line
+
+    def __enter__(self) -> Progress:
+        if self.live:
+            self.live.start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        if self.live:
+            self.live.stop()
+
+    def __call__(self, chapter: runs.Chapter) -> None:
+        if chapter.status != "running":
+            if self.live:
+                self.live.update("")
+            console.print(describe(self.run, chapter))
+            return
+        elapsed = runs.format_seconds(chapter.seconds)
+        place = f"cell {chapter.cell}/{chapter.cells}" if chapter.cell else "starting"
+        if self.live:
+            line = Table.grid(padding=(0, 1))
+            bar = ProgressBar(chapter.cells or 1, max(chapter.cell - 1, 0), width=24)
+            line.add_row(self.spinner, f"{chapter.name:<24} {elapsed:>8}", bar, place)
+            self.live.update(line)
+            return
+        name, cell, seconds = self.printed
+        wait = self.CALM if cell != chapter.cell else self.HEARTBEAT
+        if name != chapter.name or chapter.seconds - seconds >= wait:
+            console.print(f"  {chapter.name:<24} {elapsed:>8}  {place}")
+            self.printed = (chapter.name, chapter.cell, chapter.seconds)
+
+
+def _short(path: Path) -> str:
+    """A path as one would type it from here."""
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+
+
+def _optional_parts() -> list[tuple[bool, str, str]]:
+    return [
+        (importlib.util.find_spec(module) is not None, f"{module}: {purpose}", remedy)
+        for module, purpose, remedy in OPTIONAL
+    ]
+
+
+def _data_sets() -> list[tuple[bool, str, str]]:
+    rows = []
+    for folder, what, where in DATA_SETS:
+        path = runs.ROOT / "data" / folder
+        present = path.is_dir() and any(path.iterdir())
+        rows.append((present, f"data/{folder}: {what}", f"optional; from {where}"))
+    return rows
