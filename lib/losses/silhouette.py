@@ -62,13 +62,15 @@ def boundary_points(masks: Float[Tensor, "B H W"]) -> tuple[Float[Tensor, "B M 2
 def distance_loss(points: Float[Tensor, "B N 2"], distances: Float[Tensor, "B H W"]) -> Float[Tensor, ""]:
     """Mean distance of projected vertices from the object: it pulls in what sticks out, and is 0 inside.
 
-    distances: as `foreground_distance` gives. Beyond the image the way back to its border is added.
+    distances: as `foreground_distance` gives. Beyond the image the way back into it is added.
     The first term of the boundary loss of Kokkinos & Kokkinos, CVPR 2021 ("edt" in their code), as a mean.
     """
     check_tensor("points", points, "B N 2")
     check_tensor("distances", distances, f"{len(points)} H W")
     check_same_device(points=points, distances=distances)
-    within = points.clamp(-1, 1)
+    # Between the outermost pixels' centres and the border the map is flat: there, too, the way back is what counts.
+    limit = 1 - 1 / points.new_tensor([distances.shape[2], distances.shape[1]])
+    within = torch.maximum(torch.minimum(points, limit), -limit)
     sampled = torch.nn.functional.grid_sample(
         distances[:, None], within[:, None], padding_mode="border", align_corners=False
     )
