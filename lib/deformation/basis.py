@@ -1,0 +1,58 @@
+"""A linear basis of deformations: the template plus a weighted sum of displacement fields."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from lib.checks import check_same_device, check_tensor
+from lib.geometry import mesh
+
+
+class LinearBasis(nn.Module):
+    """Coefficients (B, M) → vertices (B, V, 3): T + Σ_m c_m B_m. The basis is learned, the template is fixed.
+
+    A network that ends in it has as many outputs as one that ends in K handles, when M = 3 K.
+    The one parameter is `modes` (M, V, 3), normal noise of standard deviation `scale` (in units of the
+    template) at first: zeros would give no gradient to the coefficients.
+
+    Raises ValueError for less than one mode.
+    """
+
+    def __init__(self, template: mesh.Mesh, num_modes: int, scale: float = 0.01) -> None:
+        super().__init__()
+        if num_modes < 1:
+            raise ValueError(f"num_modes must be 1 or more, got {num_modes}")
+        verts = template.verts.detach()
+        self.register_buffer("template", verts.clone(), persistent=False)
+        self.modes = nn.Parameter(scale * torch.randn(num_modes, *verts.shape).to(verts))
+
+    def forward(self, coefficients: Float[Tensor, "B M"]) -> Float[Tensor, "B V 3"]:
+        """The deformed template."""
+        check_tensor("coefficients", coefficients, f"B {len(self.modes)}")
+        check_same_device(coefficients=coefficients, modes=self.modes)
+        return self.template + torch.einsum("bm,mvx->bvx", coefficients, self.modes)
+
+
+def principal_components(
+    samples: Float[Tensor, "S V 3"], num_modes: int
+) -> tuple[Float[Tensor, "V 3"], Float[Tensor, "M V 3"], Float[Tensor, "M"]]:
+    """Mean, modes and standard deviations along them, of meshes in correspondence (PCA).
+
+    Of all linear bases with M modes, these are nearest to the samples in the sense of least squares. The
+    modes are orthonormal as vectors of 3 V numbers, the one with the largest deviation first; their signs
+    are such that the largest entry is positive.
+
+    Raises ValueError for more modes than there are samples or coordinates.
+    """
+    check_tensor("samples", samples, "S V 3", finite=True)
+    limit = min(len(samples), samples[0].numel()) if len(samples) else 0
+    if not 1 <= num_modes <= limit:
+        raise ValueError(f"num_modes must be 1 … {limit}, the number of samples or coordinates, got {num_modes}")
+    mean = samples.mean(0)
+    _, values, vectors = torch.linalg.svd((samples - mean).flatten(1), full_matrices=False)
+    vectors = vectors[:num_modes]
+    largest = vectors.gather(1, vectors.abs().argmax(1, keepdim=True))
+    modes = (vectors * largest.sign()).unflatten(1, samples.shape[1:])
+    return mean, modes, values[:num_modes] / len(samples) ** 0.5

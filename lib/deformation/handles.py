@@ -1,0 +1,276 @@
+"""Learnable handles: a few points move, and the mesh follows while it keeps its curvature.
+
+A handle is a weighted mean of vertices, H = A V, with rows of A that sum to one. Given where the handles
+shall be, H̃, the vertices of a template T with Laplacian L solve
+
+    V = argmin ½‖L V − L T‖² + ½‖A V − H̃‖²,    (LᵀL + AᵀA) V = LᵀL T + Aᵀ H̃.
+
+As (LᵀL + AᵀA) T = LᵀL T + Aᵀ A T, this is V = T + D (H̃ − A T) with W = LᵀL + AᵀA and D = W⁻¹ Aᵀ (V, K).
+Source: Kokkinos & Kokkinos, "Learning monocular 3D reconstruction of articulated categories from motion",
+CVPR 2021, equations 1-5 and supplement C; after Sorkine et al., "Laplacian surface editing", 2004.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn.functional import linear
+
+from lib.checks import check_same_device, check_tensor
+from lib.geometry import geodesics, laplacian, mesh
+
+# Up to here (LᵀL)⁺ is kept as one dense matrix (36 MB in float32), which suits a GPU; above, as sparse factors.
+DENSE_UP_TO = 3000
+
+
+class HandleLayer(nn.Module):
+    """Handle offsets (B, K, 3) → vertices (B, V, 3). The matrix A is learned, the template is fixed.
+
+    template: its dtype and device are those of the layer. Its size should be about 1, as the first A
+        depends on distances in absolute terms (see `initial_logits`).
+    num_handles: K.
+    laplacian: "cotangent" or "uniform" (vertex minus the mean of its neighbours).
+    method: how W is solved. "woodbury" uses that only AᵀA changes while A is learned, and solves a K × K
+        system in each step; "cholesky" builds and factorises the dense (V, V) matrix W in each step.
+
+    The one parameter is `logits` (K, V), with A = softmax(logits) over the vertices.
+
+    Raises ValueError for an unknown laplacian or method, or more handles than vertices.
+    """
+
+    def __init__(
+        self, template: mesh.Mesh, num_handles: int, laplacian: str = "cotangent", method: str = "woodbury"
+    ) -> None:
+        super().__init__()
+        self.logits = nn.Parameter(initial_logits(template, num_handles))
+        self.energy = LaplacianEnergy(template, laplacian, method)
+
+    def matrix(self) -> Float[Tensor, "K V"]:
+        """A: one row of weights per handle, which are positive and sum to one."""
+        return self.logits.softmax(dim=1)
+
+    def handles(self) -> Float[Tensor, "K 3"]:
+        """A T: where the handles are in the template."""
+        return self.matrix() @ self.energy.template
+
+    def forward(self, offsets: Float[Tensor, "B K 3"]) -> Float[Tensor, "B V 3"]:
+        """The mesh whose handles are moved by `offsets` from their places in the template; in the layer's dtype."""
+        check_tensor("offsets", offsets, f"B {len(self.logits)} 3")
+        check_same_device(offsets=offsets, logits=self.logits)
+        # Half the digits of a network's mixed precision are too few to solve with.
+        with torch.autocast(offsets.device.type, enabled=False):
+            A = self.matrix()
+            # H̃ depends on A as well; this part of the gradient is left to autograd.
+            return deform(A, A @ self.energy.template + offsets.to(A.dtype), self.energy)
+
+    @torch.no_grad()
+    def fold(self) -> tuple[Float[Tensor, "V 3"], Float[Tensor, "V K"]]:
+        """The layer as it is now as constants (C, D), for `apply_folded`: V = C + D H̃, H̃ the places of the handles."""
+        A = self.matrix()
+        D = self.energy.system(A).influence
+        return self.energy.template - D @ (A @ self.energy.template), D
+
+
+def apply_folded(
+    C: Float[Tensor, "V 3"], D: Float[Tensor, "V K"], targets: Float[Tensor, "B K 3"]
+) -> Float[Tensor, "B V 3"]:
+    """C + D H̃: the mesh for handles at `targets`, by one matrix product for the whole batch."""
+    return C + linear(targets.mT, D).mT
+
+
+def initial_logits(template: mesh.Mesh, num_handles: int) -> Float[Tensor, "K V"]:
+    """1 / max(d_kv, mean edge length), d the geodesic distance from vertex v to the centre of handle k.
+
+    The centres are farthest points. Softmax makes of it A_kv ∝ exp(1 / max(d_kv, mean edge length)):
+    equation 4 of the paper with its indices put right, and kept finite at the centre itself.
+
+    Raises ValueError for fewer than one handle or more than vertices.
+    """
+    verts, faces = template.verts.detach(), template.faces
+    if not 1 <= num_handles <= len(verts):
+        raise ValueError(f"num_handles must be 1 … {len(verts)}, the number of vertices, got {num_handles}")
+    centers = geodesics.farthest_points(verts, faces, num_handles)
+    distances = geodesics.geodesic_distances(verts, faces, centers)
+    start, end = mesh.edges(faces).unbind(1)
+    return 1 / distances.clamp_min((verts[start] - verts[end]).norm(dim=1).mean())
+
+
+# ------------------------------------------------------------------------------- the layer's own gradient
+
+
+def deform(A: Float[Tensor, "K V"], targets: Float[Tensor, "B K 3"], energy: LaplacianEnergy) -> Float[Tensor, "B V 3"]:
+    """The vertices whose handles A V come near `targets` while the Laplacian stays that of the template.
+
+    Differentiable in A and targets, by the explicit formulas of `_Deformation`. Not in the template.
+    """
+    count = energy.template.shape[0]
+    check_tensor("A", A, f"K {count}")
+    check_tensor("targets", targets, f"B {len(A)} 3")
+    check_same_device(A=A, targets=targets, template=energy.template)
+    return _Deformation.apply(A, targets, energy)
+
+
+class _Deformation(torch.autograd.Function):
+    """V = T + D (H̃ − A T), and its gradient without differentiating through a solver.
+
+    With G = ∂g/∂V of the loss g and g_b = W⁻¹ G, figure 8 of the paper is
+
+        ∂g/∂H̃ = A g_b,    ∂g/∂A = H̃ g_bᵀ + A g_W + A g_Wᵀ,    g_W = −g_b Vᵀ.
+
+    Two rearrangements make its cost independent of the batch: A g_b = Dᵀ G needs no solve at all, and
+    H̃ g_bᵀ + A g_Wᵀ = (H̃ − A V) Gᵀ W⁻¹ can be summed over the batch before the one solve, so that there
+    are K right-hand sides instead of 3 B.
+    """
+
+    @staticmethod
+    def forward(ctx, A: Tensor, targets: Tensor, energy: LaplacianEnergy) -> Tensor:
+        ctx.system = energy.system(A)
+        verts = apply_folded(energy.template, ctx.system.influence, targets - A @ energy.template)
+        ctx.save_for_backward(A, targets, verts)
+        return verts
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, G: Tensor):
+        A, targets, verts = ctx.saved_tensors
+        grad_targets = linear(G.mT, ctx.system.influence.mT).mT
+        grad_A = None
+        if ctx.needs_input_grad[0]:
+            residual = targets - A @ verts
+            pulled = torch.einsum("bvx,bkx->vk", G, residual)
+            grad_A = ctx.system.solve(pulled).mT - torch.einsum("bkx,bvx->kv", grad_targets, verts)
+        return grad_A, grad_targets, None
+
+
+class LaplacianEnergy(nn.Module):
+    """½‖L V − L T‖² of a fixed template T, and what solving with LᵀL + AᵀA for any A needs.
+
+    Both Laplacians are L = diag(r) S with S symmetric (r = 1 for the cotangent one, 1 / degree for the
+    uniform one), so that LᵀL = S diag(r²) S. Sparse factors of S, with one vertex of each piece of the mesh
+    held, therefore apply the pseudo-inverse (LᵀL)⁺ in two solves, each with the condition of S instead of
+    its square.
+
+    Raises ValueError for an unknown laplacian or method, or an invalid mesh.
+    """
+
+    def __init__(self, template: mesh.Mesh, laplacian: str = "cotangent", method: str = "woodbury") -> None:
+        super().__init__()
+        if method not in ("woodbury", "cholesky"):
+            raise ValueError(f'method={method!r} is unknown; use "woodbury" or "cholesky"')
+        self.method = method
+        self.pseudo_inverse = _PseudoInverse(template, laplacian)
+        dense = None
+        if method == "cholesky":
+            dense = self.pseudo_inverse.gram().toarray()
+        elif len(template.verts) <= DENSE_UP_TO:
+            dense = self.pseudo_inverse.solve(np.eye(len(template.verts)))
+        pieces = torch.from_numpy(self.pseudo_inverse.pieces).to(template.verts)
+        self.register_buffer("template", template.verts.detach().clone(), persistent=False)
+        self.register_buffer("pieces", pieces, persistent=False)
+        self.register_buffer("dense", None if dense is None else torch.from_numpy(dense).to(pieces), persistent=False)
+
+    def system(self, A: Float[Tensor, "K V"]) -> _Cholesky | _Woodbury:
+        """W = LᵀL + AᵀA, ready to be solved."""
+        if self.method == "cholesky":
+            return _Cholesky(A, self.dense)
+        return _Woodbury(A, self.pieces, self._apply_inverse)
+
+    def _apply_inverse(self, right: Float[Tensor, "V C"]) -> Float[Tensor, "V C"]:
+        if self.dense is not None:
+            return self.dense @ right
+        return torch.from_numpy(self.pseudo_inverse.solve(right.double().cpu().numpy())).to(right)
+
+
+class _Cholesky:
+    """Solve with W as a dense matrix: O(V² K + V³) a step."""
+
+    def __init__(self, A: Tensor, gram: Float[Tensor, "V V"]) -> None:
+        self.factor = torch.linalg.cholesky(gram + A.mT @ A)
+        self.influence = self.solve(A.mT)
+
+    def solve(self, right: Float[Tensor, "V C"]) -> Float[Tensor, "V C"]:
+        return torch.cholesky_solve(right, self.factor)
+
+
+class _Woodbury:
+    """Solve with W = LᵀL + AᵀA through P = (LᵀL)⁺ and a system with one unknown per handle.
+
+    LᵀL Z = 0 for the functions Z (V, m) that are constant on each of the m pieces of the mesh. For
+    W X = R write U = A X; then LᵀL X = R − Aᵀ U, so X = P (R − Aᵀ U) + Z c, where c is the part that P
+    cannot see. Multiplying by A, and by Zᵀ what P is applied to, leaves, with Q = A P Aᵀ,
+
+        (1 + Q) U − (A Z) c = A P R,    (A Z)ᵀ U = Zᵀ R.
+    """
+
+    def __init__(self, A: Tensor, pieces: Float[Tensor, "V m"], apply_inverse: Callable[[Tensor], Tensor]) -> None:
+        self.pieces = pieces
+        self.apply_inverse = apply_inverse
+        self.spread = apply_inverse(A.mT)
+        eye = torch.eye(len(A), dtype=A.dtype, device=A.device)
+        self.factor = torch.linalg.cholesky(eye + A @ self.spread)
+        self.touch = A @ pieces
+        self.touch_solved = torch.cholesky_solve(self.touch, self.factor)
+        self.schur = self.touch.mT @ self.touch_solved
+        # R = Aᵀ, where 1 − U is what is small and wanted.
+        shift = torch.linalg.solve(self.schur, self.touch_solved.mT)
+        rest = torch.cholesky_solve(eye - self.touch @ shift, self.factor)
+        self.influence = self.spread @ rest + pieces @ shift
+
+    def solve(self, right: Float[Tensor, "V C"]) -> Float[Tensor, "V C"]:
+        solved = self.apply_inverse(right)
+        moved = torch.cholesky_solve(self.spread.mT @ right, self.factor)
+        shift = torch.linalg.solve(self.schur, self.pieces.mT @ right - self.touch.mT @ moved)
+        moved = moved + self.touch_solved @ shift
+        return solved - self.spread @ moved + self.pieces @ shift
+
+
+class _PseudoInverse:
+    """(LᵀL)⁺ in float64 on the CPU, by sparse factors of the symmetric matrix behind L."""
+
+    def __init__(self, template: mesh.Mesh, kind: str) -> None:
+        from scipy.sparse.csgraph import connected_components
+
+        verts, faces = template.verts.detach().double().cpu(), template.faces.cpu()
+        if kind == "cotangent":
+            symmetric = laplacian.cotangent_laplacian(verts, faces)
+            self.row_scale = np.ones((len(verts), 1))
+        elif kind == "uniform":
+            symmetric = laplacian.uniform_laplacian(faces, len(verts), normalized=False)
+            self.row_scale = 1 / laplacian.to_scipy(symmetric).diagonal()[:, None].clip(1)
+        else:
+            raise ValueError(f'laplacian={kind!r} is unknown; use "cotangent" or "uniform"')
+        self.symmetric = laplacian.to_scipy(symmetric)
+        count, piece = connected_components(self.symmetric, directed=False)
+        self.pieces = (piece[:, None] == np.arange(count)).astype(float)
+        self.free = np.ones(len(verts), dtype=bool)
+        self.free[np.unique(piece, return_index=True)[1]] = False
+        held = self.symmetric[self.free][:, self.free].tocsc()
+        self.factors = laplacian.Factorization(held, verts.numpy()[self.free])
+
+    def gram(self):
+        """LᵀL as a sparse (V, V) matrix."""
+        scaled = self.symmetric * self.row_scale
+        return scaled.T @ scaled
+
+    def solve(self, right: Float[np.ndarray, "V C"]) -> Float[np.ndarray, "V C"]:
+        """S diag(r²) S X = the part of `right` without constants; X has none either."""
+        squared = self.row_scale**2
+        first = self._solve_symmetric(self._without_constants(right, np.ones_like(squared)))
+        # S z = b leaves z open by constants: take those for which S x = z / r² can be solved.
+        second = self._solve_symmetric(self._without_constants(first, 1 / squared) / squared)
+        return self._without_constants(second, np.ones_like(squared))
+
+    def _without_constants(self, values: np.ndarray, weights: Float[np.ndarray, "V 1"]) -> np.ndarray:
+        """Shift each piece so that its weighted mean is zero."""
+        means = (self.pieces.T @ (weights * values)) / (self.pieces.T @ weights)
+        return values - self.pieces @ means
+
+    def _solve_symmetric(self, right: np.ndarray) -> np.ndarray:
+        solution = np.zeros_like(right)
+        solution[self.free] = self.factors.solve(right[self.free])
+        return solution
