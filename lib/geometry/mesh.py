@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
-import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lib.checks import check_same_device, check_tensor
+from lib.files import write_atomically
 
 
 @dataclass(frozen=True, eq=False)
@@ -310,14 +309,10 @@ def save_mesh(path: str | Path, mesh: Mesh) -> None:
         levels = (mesh.colors.clamp(0, 1) * 255).round().byte()
         exported.visual = trimesh.visual.ColorVisuals(exported, vertex_colors=array(levels))
 
-    options = {"mtl_name": f"{path.stem}.mtl"} if ending == ".obj" else {}
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
-            exported.export(Path(folder) / path.name, **options)
-            # The mesh last: once it is there, so is what it refers to.
-            for file in sorted(Path(folder).iterdir(), key=lambda file: file.name == path.name):
-                os.replace(file, path.parent / file.name)
-    except OSError as error:
-        reason = f"cannot write {path} ({error.strerror}); free space or choose another folder"
-        raise OSError(error.errno, reason) from None
+    if ending == ".obj":
+        text, beside = trimesh.exchange.obj.export_obj(exported, return_texture=True, mtl_name=f"{path.stem}.mtl")
+    else:
+        text, beside = exported.export(file_type=ending[1:]), {}
+    # The mesh last: once it is there, so is what it refers to.
+    for name, content in [*(beside or {}).items(), (path.name, text)]:
+        write_atomically(path.with_name(name), content)
