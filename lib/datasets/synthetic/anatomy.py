@@ -218,7 +218,6 @@ def quadruped() -> Body:
     keypoint("withers", "chest", (0.28, 0.85, 0), (0, 1, 0))
     keypoint("tail_base", "pelvis", (-0.46, 0.85, 0), (-0.3, 1, 0))
     keypoint("right_shoulder", "right_arm", (0.39, 0.72, 0.08), (0.75, 0, 0.66))
-    keypoint("right_elbow", "right_forearm", (0.285, 0.58, 0.125), (-0.9, -0.1, 0.45), 0.05)
     keypoint("right_knee", "right_cannon", (0.314, 0.335, 0.11), (1, 0, 0), 0.10)
     keypoint("right_front_hoof", "right_hoof", (0.35, 0.03, 0.11), (1, 0, 0), 0.12)
     keypoint("right_stifle", "right_gaskin", (-0.29, 0.60, 0.11), (0.8, 0, 0.6), 0.06)
@@ -227,6 +226,95 @@ def quadruped() -> Body:
     return body
 
 
-BODIES = {"quadruped": quadruped}
+def bird() -> Body:
+    """A perching bird of middling proportions, its wings held out, so that they do not grow into the body."""
+    body = Body()
+    bone, limb, keypoint = body.bone, body.limb, body.keypoint
+
+    bone("body", None, (-0.02, 0.02, 0), (-0.35, -0.11, 0))
+    bone("breast", "body", (-0.02, 0.02, 0), (0.25, 0.16, 0))
+    bone("neck", "breast", (0.24, 0.20, 0), (0.33, 0.34, 0))
+    bone("head", "neck", (0.33, 0.34, 0), (0.46, 0.40, 0))
+    bone("beak", "head", (0.47, 0.38, 0), (0.68, 0.35, 0))
+    bone("tail", "body", (-0.32, -0.10, 0), (-0.86, -0.30, 0))
+    bone("right_shoulder", "breast", (0.13, 0.20, 0.14), (0.12, 0.20, 0.22))
+    bone("right_wing", "right_shoulder", (0.12, 0.20, 0.20), (0.07, 0.20, 0.48))
+    bone("right_tip", "right_wing", (0.09, 0.20, 0.48), (-0.05, 0.20, 0.86))
+    bone("right_thigh", "body", (0.02, -0.12, 0.10), (0.055, -0.27, 0.105))
+    bone("right_shank", "right_thigh", (0.055, -0.27, 0.105), (0.005, -0.46, 0.105))
+    bone("right_toes", "right_shank", (0.005, -0.46, 0.105), (0.13, -0.49, 0.105))
+
+    # trunk and head in one sweep
+    limb(
+        ("body", -0.34, -0.110, 0, 0.090, 0.90),
+        ("body", -0.20, -0.045, 0, 0.175, 0.92),
+        ("body", -0.02, 0.010, 0, 0.235, 0.92),
+        ("breast", 0.12, 0.075, 0, 0.250, 0.90),
+        ("breast", 0.24, 0.175, 0, 0.205, 0.90),
+        ("neck", 0.31, 0.290, 0, 0.155, 0.92),
+        ("head", 0.355, 0.375, 0, 0.150, 0.94),
+        ("head", 0.385, 0.390, 0, 0.145, 0.92),
+        blend=0.02,
+    )
+    limb(
+        ("beak", 0.480, 0.385, 0, 0.066, 0.80),
+        ("beak", 0.570, 0.372, 0, 0.043, 0.75),
+        ("beak", 0.690, 0.350, 0, 0.010, 0.80),
+        blend=0.025,
+    )
+    limb(
+        ("body", -0.28, -0.085, 0, 0.100, 0.70),
+        ("tail", -0.44, -0.145, 0, 0.080, 0.42),
+        ("tail", -0.62, -0.213, 0, 0.088, 0.24),
+        ("tail", -0.82, -0.290, 0, 0.098, 0.18),
+        blend=0.05,
+        axis=(-0.36, 0.93, 0),
+        hair=True,
+    )
+    # wings: balls squeezed flat, so that the radius is half the width of the wing
+    limb(
+        ("right_shoulder", 0.125, 0.19, 0.12, 0.10, 0.50),
+        ("right_wing", 0.085, 0.20, 0.24, 0.140, 0.26),
+        ("right_wing", 0.050, 0.20, 0.38, 0.165, 0.16),
+        ("right_tip", 0.030, 0.20, 0.52, 0.150, 0.14),
+        ("right_tip", -0.010, 0.20, 0.68, 0.112, 0.17),
+        ("right_tip", -0.080, 0.20, 0.86, 0.045, 0.38),
+        blend=0.04,
+        axis=(0, 1, 0),
+        hair=True,
+    )
+    # legs and toes
+    limb(
+        ("right_thigh", 0.01, -0.100, 0.095, 0.105, 0.9),
+        ("right_thigh", 0.04, -0.205, 0.105, 0.062, 1),
+        ("right_shank", 0.052, -0.275, 0.105, 0.030, 1),
+        blend=0.05,
+    )
+    limb(
+        ("right_shank", 0.052, -0.270, 0.105, 0.030, 1),
+        ("right_shank", 0.030, -0.370, 0.105, 0.024, 1),
+        ("right_toes", 0.005, -0.465, 0.105, 0.026, 1),
+        blend=0.015,
+    )
+    for x, z in ((0.135, 0.105), (0.115, 0.165), (0.115, 0.045), (-0.095, 0.105)):
+        limb(("right_toes", 0.005, -0.470, 0.105, 0.025, 1), ("right_toes", x, -0.492, z, 0.019, 1), blend=0.015)
+
+    keypoint("beak", "beak", (0.60, 0.365, 0), (0.09, -0.015, 0))
+    keypoint("forehead", "head", (0.40, 0.39, 0), (0.75, 0.66, 0))
+    keypoint("crown", "head", (0.365, 0.38, 0), (0, 1, 0))
+    keypoint("nape", "head", (0.34, 0.34, 0), (-1, 0.35, 0))
+    keypoint("throat", "neck", (0.34, 0.32, 0), (1, -0.55, 0))
+    keypoint("breast", "breast", (0.20, 0.13, 0), (1, -0.35, 0))
+    keypoint("belly", "body", (0.02, 0.00, 0), (0.1, -1, 0))
+    keypoint("back", "body", (-0.05, 0.02, 0), (-0.25, 1, 0))
+    keypoint("tail", "tail", (-0.80, -0.282, 0), (-0.93, -0.35, 0), 0.06)
+    keypoint("right_eye", "head", (0.425, 0.405, 0), (0.1, 0.1, 1), 0.02)
+    keypoint("right_wing", "right_wing", (0.08, 0.20, 0.42), (1, 0, 0), 0.06)
+    keypoint("right_wingtip", "right_tip", (-0.05, 0.20, 0.83), (-0.3, 0, 1), 0.06)
+    keypoint("right_leg", "right_shank", (0.040, -0.33, 0.105), (1, 0, 0), 0.08)
+    return body
+
+
+BODIES = {"quadruped": quadruped, "bird": bird}
 # From the first joint to the origin of the world, inside the trunk.
 ORIGIN = {"quadruped": np.array([0.20, -0.08, 0.0]), "bird": np.array([0.02, 0.03, 0.0])}

@@ -23,7 +23,7 @@ from lib.datasets.cache import cached
 from lib.datasets.synthetic.anatomy import BODIES, ORIGIN, Body
 from lib.datasets.synthetic.coats import COATS, Coat
 from lib.datasets.synthetic.implicit import symmetric_mesh
-from lib.datasets.synthetic.motion import sample_build, sample_pose
+from lib.datasets.synthetic.motion import neutral_pose, sample_build, sample_pose
 from lib.datasets.synthetic.scenery import SCENES
 from lib.datasets.synthetic.skinning import (
     Build,
@@ -38,11 +38,11 @@ from lib.geometry.mesh import Mesh, vertex_normals
 from lib.geometry.rotations import axis_angle_to_matrix, matrix_to_quaternion, view_rotation
 
 # Raise it whenever the same arguments give other data.
-VERSION = 1
+VERSION = 2
 CATEGORIES = tuple(BODIES)
 SPLITS = ("train", "test")
 BREEDS = 24
-SPACING = {"quadruped": 0.027, "bird": 0.027}
+SPACING = {"quadruped": 0.027, "bird": 0.023}
 
 
 def _names(category: str) -> list[str]:
@@ -148,7 +148,7 @@ def make_breed(category: str, rng: np.random.Generator, spread: float = 1.0) -> 
     """A breed with proportions drawn at random, at rest."""
     middling = BODIES[category]()
     build = sample_build(category, middling, rng, spread)
-    still = Pose(np.zeros((len(middling.bones), 3)), np.zeros(3))
+    still = Pose(np.zeros((len(middling.bones), 3)))
     body = posed_body(middling, build, still)
     solid = body.solid()
     verts, faces, mirror = symmetric_mesh(solid, SPACING[category])
@@ -188,12 +188,11 @@ def _attach(body: Body, solid, verts: np.ndarray, faces: np.ndarray, mirror: np.
 
 
 def pose_creature(breed: Breed, build: Build, pose: Pose) -> tuple[np.ndarray, np.ndarray]:
-    """The vertices (V, 3) of an individual in a pose, in the world, and the height of its lowest point, a number."""
+    """The vertices (V, 3) of an individual in a pose, in the world, and the height of the ground, a number."""
     matrices, offsets = bone_transforms(breed.body, build, pose)
     verts = skin(breed.weights, matrices, offsets, breed.verts)
-    root = breed.body.joints[0] + pose.shift + ORIGIN[breed.category]
-    verts = verts - root
-    return verts, verts[:, 1].min()
+    verts = verts - breed.body.joints[0] - ORIGIN[breed.category]
+    return verts, verts[:, 1].min() - pose.lift
 
 
 def _frame_camera(verts: np.ndarray, rotation: Tensor, fill: float, shift: np.ndarray) -> WeakPerspective:
@@ -286,8 +285,7 @@ def _make_one(category: str, key: tuple[int, int], index: int, breed: Breed, siz
     build = sample_build(category, breed.body, rng, 0.5)
     pose = sample_pose(category, breed.body, rng)
     verts, ground = pose_creature(breed, build, pose)
-    still = Pose(np.zeros_like(pose.rotations), np.zeros(3))
-    rest, _ = pose_creature(breed, build, still)
+    rest, _ = pose_creature(breed, build, neutral_pose(category, breed.body))
     azimuth, elevation = rng.uniform(-np.pi, np.pi), np.deg2rad(rng.uniform(-4, 28))
     roll = np.deg2rad(rng.normal(0, 4))
     camera = _frame_camera(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from scipy.spatial.transform import Rotation
 
 from lib.datasets.synthetic.anatomy import Body
 from lib.datasets.synthetic.skinning import Build, Pose
@@ -42,12 +43,12 @@ def sample_build(category: str, body: Body, rng: np.random.Generator, spread: fl
     return Build(lengths, girths)
 
 
-def make_pose(body: Body, turns: dict[str, tuple[float, float, float]]) -> Pose:
-    """A pose from axis-angle vectors by bone name; bones not named stay as they are."""
+def make_pose(body: Body, turns: dict[str, tuple[float, float, float]], lift: float = 0.0) -> Pose:
+    """A pose from axis-angle vectors by bone name; bones not named stay as they are at rest."""
     rotations = np.zeros((len(body.bones), 3))
     for name, turn in turns.items():
         rotations[body.bones.index(name)] += turn
-    return Pose(rotations, np.zeros(3))
+    return Pose(rotations, lift)
 
 
 def _swing(phase: float, stance: float) -> tuple[float, float]:
@@ -124,6 +125,90 @@ def _quadruped_still(body: Body, rng: np.random.Generator) -> Pose:
     return pose
 
 
+def _fold() -> np.ndarray:
+    """Axis-angle (3,) that lays the right wing, held out along +z, against the flank, its front edge down."""
+    span = np.array([-0.87, -0.47, -0.13])
+    upper = np.array([0.0, 0.30, 0.95])
+    span /= np.linalg.norm(span)
+    upper -= (upper @ span) * span
+    upper /= np.linalg.norm(upper)
+    return Rotation.from_matrix(np.column_stack([np.cross(upper, span), upper, span])).as_rotvec()
+
+
+FOLD = _fold()
+
+
+def _wings(turns: dict, spread: float, flap: float = 0.0, bend: float = 0.0) -> None:
+    """Hold both wings between folded (spread 0) and out (1), raised by `flap` and bent at the wrist (radians)."""
+    for side, sign in (("right", np.array([1, 1, 1])), ("left", np.array([-1, -1, 1]))):
+        turns[f"{side}_shoulder"] = tuple(sign * (0.5 * (1 - spread) * FOLD + [-0.5 * flap, 0, 0]))
+        turns[f"{side}_wing"] = tuple(sign * (0.5 * (1 - spread) * FOLD + [-0.5 * flap, 0, 0]))
+        turns[f"{side}_tip"] = tuple(sign * np.array([-bend, 0.22 * (1 - spread), 0]))
+
+
+def bird_gait(body: Body, gait: str, phase: float, vigour: float = 1.0) -> Pose:
+    """A bird at `phase` (in cycles) of flapping flight, or of hopping and looking about."""
+    beat = 2 * np.pi * phase
+    turns: dict[str, tuple[float, float, float]] = {}
+    lift = 0.0
+    if gait == "fly":
+        _wings(turns, 0.95, 0.75 * vigour * np.sin(beat), 0.35 * vigour * np.sin(beat - 1.1))
+        turns["body"] = (0, 0, 0.10 + 0.06 * np.sin(beat + 1.0))
+        turns["tail"] = (0, 0, -0.18 - 0.12 * np.sin(beat))
+        lift = 0.75
+        for side in ("left", "right"):
+            turns[f"{side}_thigh"] = (0, 0, -0.7)
+            turns[f"{side}_shank"] = (0, 0, -0.5)
+            turns[f"{side}_toes"] = (0, 0, -0.6)
+    else:
+        air, squat = max(np.sin(beat), 0.0), max(-np.sin(beat), 0.0)
+        _wings(turns, 0.10 * air * vigour, 0.0)
+        lift = 0.16 * vigour * air
+        turns["body"] = (0, 0, 0.10 * air - 0.16 * squat)
+        turns["tail"] = (0, 0, 0.25 * squat - 0.1 * air)
+        for side in ("left", "right"):
+            turns[f"{side}_thigh"] = (0, 0, 0.45 * squat - 0.35 * air)
+            turns[f"{side}_shank"] = (0, 0, -0.55 * squat + 0.25 * air)
+            turns[f"{side}_toes"] = (0, 0, 0.25 * squat - 0.4 * air)
+        turns["neck"] = (0, 0.25 * np.sin(beat / 2), 0.1 * squat)
+        turns["head"] = (0, 0.45 * np.sin(beat / 2), 0)
+    return make_pose(body, turns, lift)
+
+
+def _bird_still(body: Body, rng: np.random.Generator) -> Pose:
+    kind = rng.choice(["perch", "peck", "display", "fly"], p=[0.56, 0.14, 0.12, 0.18])
+    turns: dict[str, tuple[float, float, float]] = {}
+    lift = 0.0
+    if kind == "fly":
+        pose = bird_gait(body, "fly", rng.uniform(), rng.uniform(0.6, 1.2))
+    else:
+        _wings(
+            turns,
+            rng.uniform(0.3, 1.0) if kind == "display" else rng.uniform(0, 0.06),
+            rng.uniform(0, 0.5) * (kind == "display"),
+        )
+        pitch = rng.uniform(-0.75, -0.45) if kind == "peck" else rng.normal(0.02, 0.17)
+        turns["body"] = (0, 0, pitch)
+        for side in ("left", "right"):
+            turns[f"{side}_thigh"] = (0, 0, -0.8 * pitch + rng.normal(0, 0.1))
+            turns[f"{side}_shank"] = (0, 0, -0.1 * pitch + rng.normal(0, 0.1))
+            turns[f"{side}_toes"] = (0, 0, -0.1 * pitch)
+        pose = make_pose(body, turns, lift)
+    yaw = rng.normal(0, 0.45)
+    for bone, share in {"neck": 0.35, "head": 0.65}.items():
+        pose.rotations[body.bones.index(bone)] += (0.15 * rng.normal(), share * yaw, rng.normal(0, 0.12))
+    pose.rotations[body.bones.index("tail")] += (0, 0, rng.normal(0, 0.16))
+    return pose
+
+
 def sample_pose(category: str, body: Body, rng: np.random.Generator) -> Pose:
-    """A still pose: a horse stands, walks, trots or grazes; a bird perches, hops or spreads its wings."""
-    return {"quadruped": _quadruped_still}[category](body, rng)
+    """A still pose: a horse stands, walks, trots or grazes; a bird perches, pecks, spreads its wings or flies."""
+    return {"quadruped": _quadruped_still, "bird": _bird_still}[category](body, rng)
+
+
+def neutral_pose(category: str, body: Body) -> Pose:
+    """A horse standing square, a bird perched with its wings folded."""
+    turns: dict[str, tuple[float, float, float]] = {}
+    if category == "bird":
+        _wings(turns, 0.0)
+    return make_pose(body, turns)

@@ -6,17 +6,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.sparse import coo_matrix, diags
+from scipy.spatial.transform import Rotation
 
 from lib.datasets.synthetic.anatomy import Body
-
-
-def rotation(axis_angles: np.ndarray) -> np.ndarray:
-    """Rotation matrices (..., 3, 3) of axis-angle vectors (..., 3), by Rodrigues' formula."""
-    angle = np.linalg.norm(axis_angles, axis=-1)[..., None, None]
-    x, y, z = np.moveaxis(axis_angles / np.maximum(angle[..., 0], 1e-12), -1, 0)
-    zero = np.zeros_like(x)
-    cross = np.stack([zero, -z, y, z, zero, -x, -y, x, zero], axis=-1).reshape(*x.shape, 3, 3)
-    return np.eye(3) + np.sin(angle) * cross + (1 - np.cos(angle)) * cross @ cross
 
 
 @dataclass(frozen=True)
@@ -29,10 +21,10 @@ class Build:
 
 @dataclass(frozen=True)
 class Pose:
-    """Rotations of the joints (J, 3), axis-angle relative to the parent, in the axes at rest; shift of the root."""
+    """Rotations of the joints (J, 3), axis-angle relative to the parent, in the axes at rest; lift off the ground."""
 
     rotations: np.ndarray
-    shift: np.ndarray
+    lift: float = 0.0
 
 
 def mirror_bones(body: Body) -> np.ndarray:
@@ -46,19 +38,19 @@ def mirror_bones(body: Body) -> np.ndarray:
 
 def mirror_pose(body: Body, pose: Pose) -> Pose:
     """The pose seen in a mirror at z = 0: left and right exchanged, rotations about x and y reversed."""
-    return Pose(pose.rotations[mirror_bones(body)] * [-1, -1, 1], pose.shift * [1, 1, -1])
+    return Pose(pose.rotations[mirror_bones(body)] * [-1, -1, 1], pose.lift)
 
 
 def bone_transforms(body: Body, build: Build, pose: Pose) -> tuple[np.ndarray, np.ndarray]:
     """Affine maps of all bones from rest to pose: x' = matrices[j] x + offsets[j], (J, 3, 3) and (J, 3)."""
     joints, along = np.array(body.joints), np.array(body.along)
-    turns = rotation(pose.rotations)
+    turns = Rotation.from_rotvec(pose.rotations).as_matrix()
     outer = along[:, :, None] * along[:, None, :]
     stretch = build.girths[:, None, None] * (np.eye(3) - outer) + build.lengths[:, None, None] * outer
     frames, matrices, places = np.empty_like(turns), np.empty_like(turns), np.empty_like(joints)
     for j, parent in enumerate(body.parents):
         if parent < 0:
-            frames[j], places[j] = turns[j], joints[j] + pose.shift
+            frames[j], places[j] = turns[j], joints[j]
         else:
             frames[j] = frames[parent] @ turns[j]
             places[j] = places[parent] + matrices[parent] @ (joints[j] - joints[parent])
@@ -68,10 +60,11 @@ def bone_transforms(body: Body, build: Build, pose: Pose) -> tuple[np.ndarray, n
 
 def skin(weights: np.ndarray, matrices: np.ndarray, offsets: np.ndarray, points: np.ndarray) -> np.ndarray:
     """Linear blend skinning: points (V, 3) moved by the blend (V, J) of the bones' affine maps."""
-    blend = (weights @ np.concatenate([matrices, offsets[..., None]], axis=-1).reshape(len(offsets), 12)).reshape(
-        -1, 3, 4
+    maps = np.concatenate([matrices, offsets[..., None]], axis=-1)
+    homogeneous = np.column_stack([points, np.ones(len(points))])
+    return sum(
+        (weights @ maps[:, :, axis].reshape(len(maps), 3)) * homogeneous[:, axis : axis + 1] for axis in range(4)
     )
-    return np.einsum("vab,vb->va", blend[..., :3], points) + blend[..., 3]
 
 
 def skin_weights(

@@ -17,6 +17,8 @@ from scipy.sparse.linalg import spsolve
 
 from lib.datasets.synthetic.anatomy import BODIES, ORIGIN, Body
 from lib.datasets.synthetic.implicit import Limb, Solid, reflect, symmetric_mesh
+from lib.datasets.synthetic.motion import neutral_pose
+from lib.datasets.synthetic.skinning import Build, posed_body
 from lib.files import write_atomically
 
 
@@ -331,7 +333,7 @@ def _cross(points: np.ndarray, faces: np.ndarray) -> np.ndarray:
 
 def descend(energy, start: np.ndarray, steps: int = 3000, memory: int = 20) -> np.ndarray:
     """L-BFGS with a backtracking line search that never accepts an infinite energy."""
-    x, (value, gradient) = start, energy(start)
+    x, (value, gradient), idle = start, energy(start), 0
     pairs: list[tuple[np.ndarray, np.ndarray]] = []
     for _ in range(steps):
         direction, coefficients = gradient.copy(), []
@@ -343,7 +345,7 @@ def descend(energy, start: np.ndarray, steps: int = 3000, memory: int = 20) -> n
         for (s, y), coefficient in zip(pairs, reversed(coefficients), strict=True):
             direction += s * (coefficient - (y @ direction) / (s @ y))
         length = 1.0 if pairs else 1e-3 / np.abs(gradient).max()
-        while length > 1e-14:
+        for _ in range(60):
             trial = x - length * direction
             new_value, new_gradient = energy(trial)
             if new_value < value - 1e-4 * length * (gradient @ direction):
@@ -357,9 +359,10 @@ def descend(energy, start: np.ndarray, steps: int = 3000, memory: int = 20) -> n
         s, y = trial - x, new_gradient - gradient
         if s @ y > 1e-12 * (y @ y):
             pairs = [*pairs, (s, y)][-memory:]
-        if value - new_value < 1e-9 * value:
-            return trial
+        idle = idle + 1 if value - new_value < 1e-8 * value else 0
         x, value, gradient = trial, new_value, new_gradient
+        if idle == 20:
+            break
     return x
 
 
@@ -373,15 +376,29 @@ def _rim_loop(faces: np.ndarray) -> np.ndarray:
 
 
 def template_body(category: str) -> Body:
-    """The middling creature with sturdier ears, legs and tail, so that few vertices can follow them."""
+    """The middling creature in its neutral pose with sturdier ears, legs and tail, so that few vertices can follow
+    them; wings lie close to the body, and each foot has a single toe."""
     body = BODIES[category]()
-    for i, limb in enumerate(body.limbs):
+    one = np.ones(len(body.bones))
+    body = posed_body(body, Build(one, one), neutral_pose(category, body))
+    limbs: list[Limb] = []
+    for limb in body.limbs:
+        names = [body.bones[bone] for bone in limb.bones]
         thin = limb.radii * np.sqrt(np.minimum(limb.flats, 1)) < 0.06
         radii = np.where(thin, 1.1 * limb.radii + 0.008, limb.radii)
         if _is_ear(body, limb):
             radii = radii + np.array([0.012, 0.012, 0.010])
-        body.limbs[i] = replace(limb, radii=radii, flats=np.clip(limb.flats, 0.65, 1))
+        if names[-1].endswith("tip"):
+            limb = replace(limb, blend=0.10)
+        if names[0].endswith("toes") and any(_same_foot(limb, other) for other in limbs):
+            continue
+        limbs.append(replace(limb, radii=radii, flats=np.clip(limb.flats, 0.65 if category == "quadruped" else 0.4, 1)))
+    body.limbs = limbs
     return body
+
+
+def _same_foot(limb: Limb, other: Limb) -> bool:
+    return len(limb.nodes) == len(other.nodes) == 2 and np.allclose(limb.nodes[0], other.nodes[0])
 
 
 def _is_ear(body: Body, limb: Limb) -> bool:
