@@ -97,9 +97,9 @@ def run_chapters(
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     folder = _short(run.folder)
     waiting = [chapter for chapter in run.chapters if chapter.status == "waiting"]
-    console.print(f"{len(waiting)} of {len(run.chapters)} chapters, profile {profile}, into {folder}")
+    console.print(f"{len(waiting)} of {len(paths)} chapters, profile {profile}, into {folder}")
     for chapter in run.chapters:
-        if chapter not in waiting:
+        if chapter.status == "passed":
             console.print(f"{describe(run, chapter)} [dim]kept from before[/]")
     with Progress(run) as progress:
         runs.execute(run, progress)

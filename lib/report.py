@@ -15,6 +15,8 @@ from lib.runs import Chapter, Run, format_memory, format_seconds
 # What the quick profile promises for a chapter on two CPU cores.
 QUICK_SECONDS, QUICK_MEMORY = 120, 2 * 2**30
 
+ERROR_MARKER_TAG = "papermill-error-cell-tag"
+
 MARKS = {"passed": "✓", "failed": "✗", "interrupted": "◼", "running": "…", "waiting": "·"}
 
 STYLE = """
@@ -51,7 +53,7 @@ code { font-size: .9em } .anchor-link { display: none }
 # On top of nbconvert's plain template: figures with their text, code folded away, nothing that needs a script.
 TEMPLATE = """
 {%- extends 'base/display_priority.j2' -%}
-{%- block body -%}{{ super() }}{%- endblock -%}
+{%- block execute_result scoped -%}{%- block data_priority scoped -%}{{ super() }}{%- endblock -%}{%- endblock -%}
 {%- block codecell -%}
 <div class="cell{{ ' pictured' if cell | has_picture }}">{{ super() }}</div>
 {%- endblock -%}
@@ -145,8 +147,8 @@ def _summary(run: Run) -> str:
     settings = f"profile {run.profile}, seed {run.seed}, device {run.device}{overrides}"
     machine = f"{run.hardware['cores']} cores, {run.hardware['memory']}, GPU: {run.hardware['gpu']}"
     return f"""<h1>3D deep learning, a run of the course</h1>
-<p class="soft">{html.escape(run.started.replace("T", " "))} · {html.escape(settings)} · {html.escape(machine)} · {total} in all ·
-<span class="{run.status}">{run.status}</span></p>
+<p class="soft">{html.escape(run.started.replace("T", " "))} · {html.escape(settings)} · {html.escape(machine)} ·
+{total} in all · <span class="{run.status}">{run.status}</span></p>
 {troubles}
 <table><tr><th>result</th><th>chapter</th><th class="number">time</th><th class="number">peak memory</th>
 <th class="number">in band</th><th></th></tr>{"".join(rows)}</table>"""
@@ -205,9 +207,9 @@ def _chapter_section(run: Run, chapter: Chapter) -> str:
     notebook = nbformat.read(run.notebook(chapter), as_version=4)
     trouble = f"In cell {chapter.cell}: {html.escape(chapter.reason)}"
     choices = "".join(
-        f'<input type="radio" class="switch {"figures" * (view == "figures")}" name="{name}" id="{name}-{view}"{" checked" * chosen}>'
+        f'<input type="radio" class="switch {kind}" name="{name}" id="{name}-{view}"{" checked" * chosen}>'
         f'<label for="{name}-{view}">{view}</label>'
-        for view, chosen in {"figures": not chapter.reason, "notebook": bool(chapter.reason)}.items()
+        for view, kind, chosen in (("figures", "figures", not chapter.reason), ("notebook", "", chapter.reason != ""))
     )
     return f"""{heading}{f'<div class="trouble">{trouble}</div>' if chapter.reason else ""}
 {choices}
@@ -235,7 +237,11 @@ def _link_chapters(text: str) -> str:
 
 
 def _without_scripts(notebook):
-    """Interactive outputs live in the notebook only; each has a static figure beside it."""
+    """Interactive outputs live in the notebook only; each has a static figure beside it.
+
+    Papermill's banners go too: the page says the same at the top of the chapter.
+    """
+    notebook.cells = [cell for cell in notebook.cells if ERROR_MARKER_TAG not in cell.metadata.get("tags", [])]
     for cell in notebook.cells:
         for output in cell.get("outputs", []):
             data = output.get("data", {})
@@ -269,8 +275,10 @@ def tex_to_mathml(tex: str, display: str) -> str:
     """TeX as MathML, which browsers draw by themselves; as it was written where it cannot be converted."""
     from latex2mathml.converter import convert
 
+    # Two forms that it does not know, in words that it does.
+    known = re.sub(r"\\arg(?![a-zA-Z])", r"\\operatorname{arg}", tex.replace("{aligned}", "{align*}"))
     try:
-        mathml = convert(tex.strip(), display=display)
+        mathml = convert(known.strip(), display=display)
     except Exception:
         mathml = ""
     if not mathml or ">\\" in mathml or "<mi>&</mi>" in mathml:  # a command it does not know is left as text

@@ -37,9 +37,9 @@ RUNS = ROOT / "runs"
 PACKAGES = ["torch", "warp-lang", "pytorch3d", "numpy", "scipy", "scikit-image", "trimesh", "accelerate", "papermill"]
 
 # How often the memory of the kernel is read and the progress redrawn, and how long an interrupted
-# kernel may take to come back before it is killed (seconds).
+# kernel may take to come back before it is asked again, then killed (seconds).
 TICK = 0.2
-PATIENCE = 10.0
+PATIENCE = 5.0
 
 
 # --- what there is to run -----------------------------------------------------------------------------------
@@ -229,6 +229,9 @@ def new_run(
     run.started = run.started or datetime.now().isoformat(timespec="seconds")
     run.status, run.versions, run.hardware = "running", versions(), hardware()
     records = {chapter.name: chapter for chapter in run.chapters}
+    for left in run.chapters:
+        if left.status in ("running", "waiting"):
+            left.status, left.reason = "interrupted", "the run ended here"
     for path in chapters:
         digest = _digest(path)
         kept = records.get(path.stem)
@@ -278,31 +281,36 @@ def _execute_chapter(run: Run, chapter: Chapter, watch: Callable[[Chapter], None
     (out_dir / "metrics.json").unlink(missing_ok=True)
     started = time.monotonic()
     outcome: dict[str, str] = {}
-    stop = threading.Event()
-    worker = threading.Thread(target=_execute_notebook, args=(run, chapter, outcome, stop), daemon=True)
-    worker.start()
-    interrupted_at = None
-    while worker.is_alive():
+    stop, finished = threading.Event(), threading.Event()
+    threading.Thread(target=_execute_notebook, args=(run, chapter, outcome, stop, finished), daemon=True).start()
+    due: list[tuple[float, int]] = []  # what the kernel is to be sent, and when
+    # Not `Thread.join`: interrupted by Ctrl-C, it may take the thread for ended.
+    while not finished.is_set():
         try:
-            worker.join(TICK)
-            chapter.seconds = time.monotonic() - started
+            finished.wait(TICK)
+            now = time.monotonic()
+            chapter.seconds = now - started
             kernels = psutil.Process().children(recursive=True)
             chapter.peak_memory = max(chapter.peak_memory, sum(map(_resident_memory, kernels)))
             watch(chapter)
-            if interrupted_at is not None and time.monotonic() - interrupted_at > PATIENCE:
-                _signal_children(signal.SIGKILL)
+            if due and now >= due[0][0]:
+                _signal_children(due.pop(0)[1])
         except KeyboardInterrupt:
-            # First ask: the cell raises KeyboardInterrupt, and what it shows is kept. Asked again, kill.
-            _signal_children(signal.SIGINT if interrupted_at is None else signal.SIGKILL)
-            interrupted_at = interrupted_at or time.monotonic()
+            # First ask: the cell raises KeyboardInterrupt, and what it shows is kept. Ask once more, for a
+            # kernel that was between two cells. Then, or when Ctrl-C is pressed again, kill.
+            now = time.monotonic()
+            asked = [(now, signal.SIGINT), (now + PATIENCE, signal.SIGINT), (now + 2 * PATIENCE, signal.SIGKILL)]
+            due = [(now, signal.SIGKILL)] if stop.is_set() else asked
             stop.set()
     chapter.seconds = time.monotonic() - started
     chapter.status, chapter.reason = outcome["status"], outcome["reason"]
-    if interrupted_at is not None and chapter.status != "passed":
+    if stop.is_set() and chapter.status != "passed":
         chapter.status, chapter.reason = "interrupted", "stopped by Ctrl-C or the system"
 
 
-def _execute_notebook(run: Run, chapter: Chapter, outcome: dict[str, str], stop: threading.Event) -> None:
+def _execute_notebook(
+    run: Run, chapter: Chapter, outcome: dict[str, str], stop: threading.Event, finished: threading.Event
+) -> None:
     """The body of the worker: papermill, watched through nbclient's hooks. Fills in the outcome.
 
     Papermill would write the notebook in place after each cell; here it is written whole or not at all.
@@ -340,7 +348,7 @@ def _execute_notebook(run: Run, chapter: Chapter, outcome: dict[str, str], stop:
             },
             cwd=NOTEBOOKS,
             progress_bar=False,
-            extra_arguments=["--IPKernelApp.log_level=40"],  # errors only, on the terminal of the run
+            extra_arguments=["--IPKernelApp.log_level=50"],  # not on the terminal of the run
             on_notebook_start=notebook_starts,
             on_cell_start=cell_starts,
             on_cell_executed=save,
@@ -358,6 +366,8 @@ def _execute_notebook(run: Run, chapter: Chapter, outcome: dict[str, str], stop:
         with suppress(OSError):  # then the disk is what failed
             if "notebook" in running:
                 save()
+    finally:
+        finished.set()
 
 
 def _resident_memory(process: psutil.Process) -> int:

@@ -1,0 +1,265 @@
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import nbformat
+import psutil
+import pytest
+from nbclient.exceptions import CellExecutionError
+
+from lib import report, runs
+
+FIGURE = """\
+from base64 import b64decode
+from IPython.display import HTML, Image, display
+PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNkYPhfDwAChwGA60e6kgAAAABJRU5ErkJggg=="
+display(Image(b64decode(PIXEL), format="png", alt="a single <red> dot"))
+display(HTML("<script src='https://example.org/x.js'></script>"))"""
+
+METRICS = """\
+import json, os
+os.makedirs(out_dir, exist_ok=True)
+entry = dict(value=0.5, low=0.4, high=None, unit="cm", inside=True)
+entries = {"error": entry, "count": dict(entry, value=7, low=None, inside=None)}
+json.dump(entries, open(out_dir + "/metrics.json", "w"))"""
+
+
+def outputs(path):
+    """The text a notebook shows, cell by cell."""
+    cells = nbformat.read(path, as_version=4).cells
+    return [output.get("text") or output.get("ename") for cell in cells for output in cell.get("outputs", [])]
+
+
+def statuses(run):
+    return {chapter.name: chapter.status for chapter in run.chapters}
+
+
+# --- choosing ---
+
+
+def test_chapters_are_found_by_number_or_name_in_order(course):
+    first, second = course("01_points"), course("02_meshes")
+    assert runs.find_chapters([]) == [first, second]
+    assert runs.find_chapters(["2", "01_points", "notebooks/02_meshes.ipynb"]) == [first, second]
+    with pytest.raises(ValueError, match=r"no chapter '7'; the chapters are 01_points, 02_meshes"):
+        runs.find_chapters(["1", "7"])
+
+
+def test_title_and_settings_are_read_without_running(course):
+    path = course("01_points", "raise SystemExit")
+    assert runs.chapter_title(path) == "The chapter 01_points"
+    assert runs.chapter_settings(path)["full"] == {"steps": 30, "rate": 0.1}
+
+
+def test_overrides_go_to_the_chapters_that_know_them(course):
+    settings = "from lib import training\ntraining.choose_settings(profile, overrides, quick=dict(depth=2))"
+    paths = [course("01_points"), course("02_meshes", settings=settings)]
+    split = runs.split_overrides(paths, "quick", {"steps": 5, "depth": 1})
+    assert split == {"01_points": {"steps": 5}, "02_meshes": {"depth": 1}}
+    with pytest.raises(ValueError, match=r"'stepz'.*01_points has steps, rate; 02_meshes has depth"):
+        runs.split_overrides(paths, "quick", {"stepz": 5})
+    with pytest.raises(ValueError, match=r"'full' is unknown to chapter 02_meshes; it has 'quick'"):
+        runs.split_overrides(paths, "full", {})
+    with pytest.raises(ValueError, match=r"overrides\['steps'\] must be of type int, got 'many'"):
+        runs.split_overrides(paths, "quick", {"steps": "many"})
+
+
+# --- running ---
+
+
+def test_a_run_from_failure_to_report(course, tmp_path):
+    """One run of three chapters: the second fails, which does not stop the third; taken up, it is put right."""
+    points = course("01_points", METRICS, "# More\n\n$x \\in \\mathbb{R}^3$ [next](02_meshes.ipynb)", FIGURE)
+    meshes = course("02_meshes", "print('before')", "assert 1 > 2, 'one is not\\nmore'", "print('never')")
+    cameras = course("03_cameras", "import os\nprint(settings, seed, os.path.basename(os.getcwd()))")
+    run = runs.new_run([points, meshes, cameras], seed=4, overrides={"steps": 5}, out=tmp_path / "out")
+    seen = []
+    runs.execute(run, lambda chapter: seen.append((chapter.name, chapter.status, chapter.cell, chapter.cells)))
+
+    assert statuses(run) == {"01_points": "passed", "02_meshes": "failed", "03_cameras": "passed"}
+    assert run.status == "failed"
+    failed = run.chapters[1]
+    # The cell's number is the one Jupyter shows, papermill's cell of parameters counted.
+    assert (failed.cell, failed.cells, failed.reason) == (5, 6, "AssertionError: one is not")
+    assert outputs(run.notebook(failed)) == ["before\n", "AssertionError"]
+    assert outputs(run.notebook(run.chapters[2])) == ["{'steps': 5, 'rate': 0.1} 4 notebooks\n"]
+    assert [name for name, status, *_ in seen if status != "running"] == ["01_points", "02_meshes", "03_cameras"]
+    assert ("02_meshes", "running", 5, 6) in seen
+    assert all(chapter.seconds > 0 and chapter.peak_memory > 2**20 for chapter in run.chapters)
+    assert runs.Run.load(tmp_path / "out") == run
+    assert run.metrics(run.chapters[0])["error"]["value"] == 0.5
+
+    page = report.write_report(run).read_text()
+    for expected in ("AssertionError: one is not", "a single &lt;red&gt; dot", "≥ 0.4", "1/1", "profile quick, seed 4"):
+        assert expected in page, expected
+    assert run.versions["torch"] in page and run.hardware["processor"] in page
+    assert 'href="#02_meshes"' in page and "<math" in page
+    assert "<script" not in page
+    # Nothing is fetched: pictures are embedded, styles and scripts of elsewhere are not named.
+    assert re.findall(r'src="(\w+):', page) == ["data"]
+    assert not re.search(r"<link|<iframe|@import|url\(", page)
+
+    course("02_meshes", "print('before')")
+    again = runs.new_run([points, meshes, cameras], seed=4, overrides={"steps": 5}, out=tmp_path / "out")
+    assert statuses(again) == {"01_points": "passed", "02_meshes": "waiting", "03_cameras": "passed"}
+    runs.execute(again)
+    assert again.status == "passed" and again.chapters[0] == run.chapters[0]
+
+
+def test_a_run_taken_up_keeps_checkpoints_but_not_old_numbers(course, tmp_path):
+    body = """
+    import os
+    os.makedirs(out_dir, exist_ok=True)
+    checkpoint = out_dir + "/checkpoint"
+    begun = os.path.exists(checkpoint)
+    open(checkpoint, "w").close()
+    assert begun, "the power went"
+    """
+    path = course("01_points", textwrap.dedent(body), METRICS)
+    run = runs.new_run([path], out=tmp_path / "out")
+    (tmp_path / "out" / "01_points").mkdir()
+    (tmp_path / "out" / "01_points" / "metrics.json").write_text('{"old": 1}')
+    runs.execute(run)
+    assert run.chapters[0].reason == "AssertionError: the power went"
+    assert run.metrics(run.chapters[0]) == {}
+    again = runs.new_run([path], out=tmp_path / "out")
+    runs.execute(again)
+    assert again.status == "passed" and "error" in again.metrics(again.chapters[0])
+
+
+def test_a_kernel_that_dies_fails_its_chapter_alone(course, tmp_path):
+    paths = [course("01_points", "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)"), course("02_meshes")]
+    run = runs.new_run(paths, out=tmp_path / "out")
+    runs.execute(run)
+    assert statuses(run) == {"01_points": "failed", "02_meshes": "passed"}
+    assert "kernel died" in run.chapters[0].reason and run.chapters[0].cell == 4
+
+
+def test_what_was_left_running_by_a_killed_run_is_run_again(course, tmp_path):
+    paths = [course("01_points"), course("02_meshes")]
+    run = runs.new_run(paths, out=tmp_path / "out")
+    run.chapters[0].status = "running"
+    run.save()
+    again = runs.new_run(paths[1:], out=tmp_path / "out")
+    assert statuses(again) == {"01_points": "interrupted", "02_meshes": "waiting"}
+    assert statuses(runs.new_run(paths, out=tmp_path / "out")) == {"01_points": "waiting", "02_meshes": "waiting"}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_keeps_what_is_done(course, tmp_path, number):
+    course("01_points", "print('kept')", "import time\ntime.sleep(600)", "print('never')")
+    course("02_meshes")
+    script = """
+    import pathlib
+    from lib import cli, runs
+    runs.NOTEBOOKS = pathlib.Path("notebooks").absolute()
+    cli.main()
+    """
+    command = [sys.executable, "-c", textwrap.dedent(script), "run", "--out", "out"]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as process:
+        notebook = tmp_path / "out" / "01_points.ipynb"
+        deadline = time.monotonic() + 60
+        while not (notebook.exists() and '"kept\\n"' in notebook.read_text()) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        kernels = psutil.Process(process.pid).children()
+        process.send_signal(number)
+        printed = process.communicate(timeout=60)[0]
+        assert process.returncode == 130
+    assert "interrupted 01_points, cell 5 of 6" in printed and "out/report.html" in printed
+    run = runs.Run.load(tmp_path / "out")
+    assert run.status == "interrupted" and statuses(run) == {"01_points": "interrupted", "02_meshes": "waiting"}
+    assert "kept\n" in outputs(notebook) and "never\n" not in outputs(notebook)
+    assert "interrupted" in (tmp_path / "out" / "report.html").read_text()
+    assert len(kernels) == 1 and not psutil.pid_exists(kernels[0].pid)
+
+
+# --- what cannot be written ---
+
+
+def test_a_place_that_cannot_be_written_is_refused_before_anything_runs(course, tmp_path):
+    path = course("01_points")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match=r"cannot write .*file/out/run.json \(Not a directory\)"):
+        runs.new_run([path], out=tmp_path / "file" / "out")
+
+
+def test_a_folder_with_something_else_is_refused(course, tmp_path):
+    path = course("01_points")
+    runs.new_run([path], out=tmp_path / "out")
+    with pytest.raises(ValueError, match="holds a run with seed=0, not 1; choose another folder"):
+        runs.new_run([path], seed=1, out=tmp_path / "out")
+    (tmp_path / "out" / "run.json").write_text('{"half')
+    with pytest.raises(ValueError, match="holds no run"):
+        runs.new_run([path], out=tmp_path / "out")
+
+
+def test_a_full_disk_fails_the_chapter_and_leaves_no_half_file(course, tmp_path, monkeypatch):
+    path = course("01_points", "print('once')")
+    run = runs.new_run([path], out=tmp_path / "out")
+    whole = runs.write_atomically
+
+    def full(target, content):
+        if target.suffix == ".ipynb":
+            raise OSError(errno.ENOSPC, f"cannot write {target} ({os.strerror(errno.ENOSPC)}); free space")
+        whole(target, content)
+
+    monkeypatch.setattr(runs, "write_atomically", full)
+    runs.execute(run)
+    assert run.status == "failed" and "No space left on device" in run.chapters[0].reason
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["run.json"]
+    assert "No space left" in report.write_report(run).read_text()
+
+
+# --- storing ---
+
+
+def test_a_stored_notebook_depends_on_nothing_but_its_cells(course):
+    path = course("01_points", "print('one')\nprint('two')", "import os\nprint(os.path.basename(os.getcwd()))")
+    runs.store(path)
+    first = path.read_bytes()
+    runs.store(path)
+    assert path.read_bytes() == first
+    notebook = json.loads(first)
+    assert notebook["metadata"] == {
+        "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+        "language_info": {"name": "python"},
+    }
+    assert [cell["metadata"] for cell in notebook["cells"]] == [{}, {"tags": ["parameters"]}, {}, {}, {}]
+    assert outputs(path) == ["one\ntwo\n", "notebooks\n"]
+
+
+def test_a_notebook_that_fails_is_not_stored(course):
+    path = course("01_points", "1 / 0")
+    before = path.read_bytes()
+    with pytest.raises(CellExecutionError, match="ZeroDivisionError"):
+        runs.store(path)
+    assert path.read_bytes() == before
+
+
+# --- the page ---
+
+
+@pytest.mark.parametrize(
+    "tex", [r"\frac{1}{2}", r"\arg\min_x \|x\|", r"\begin{aligned} a &= b \\ c &= d \end{aligned}", r"\mathbf{R}^\top"]
+)
+def test_equations_are_drawn_by_the_browser(tex):
+    assert report.tex_to_mathml(tex, "block").startswith("<math")
+
+
+def test_an_equation_that_cannot_be_converted_stays_readable():
+    assert report.tex_to_mathml(r"\unheardof{x} < 1", "inline") == r"<code>\unheardof{x} &lt; 1</code>"
+
+
+def test_times_and_sizes_for_people():
+    assert [runs.format_seconds(seconds) for seconds in (9.9, 75, 3725)] == ["0:09", "1:15", "1:02:05"]
+    assert [runs.format_memory(size) for size in (5 * 2**20, 3 * 2**29)] == ["5 MiB", "1.5 GiB"]
+    assert report.format_band({"low": 0.1, "high": 0.25}) == "0.1 to 0.25"
+    assert report.format_band({"low": None, "high": None}) == ""
