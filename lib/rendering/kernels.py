@@ -84,12 +84,6 @@ def _compile(dtype: torch.dtype) -> SimpleNamespace:
         return int(wp.clamp(wp.floor(place), real(-1.0), real(length - 1)))
 
     @wp.func
-    def along(offset: vec2, edge: vec2):
-        """How far along an edge, in [0, 1], its nearest point to `offset` lies."""
-        length = wp.max(wp.dot(edge, edge), real(1e-37))
-        return wp.clamp(wp.dot(offset, edge) / length, real(0.0), real(1.0))
-
-    @wp.func
     def inside(p: vec2, a: vec2, b: vec2, c: vec2):
         area = cross(b - a, c - a)
         wa = cross(b - p, c - p)
@@ -98,6 +92,15 @@ def _compile(dtype: torch.dtype) -> SimpleNamespace:
         if area < real(0.0):
             wa, wb, wc = -wa, -wb, -wc
         return area != real(0.0) and wa >= real(0.0) and wb >= real(0.0) and wc >= real(0.0)
+
+    @wp.func
+    def along(offset: vec2, edge: vec2, inverse: real):
+        """How far along an edge, in [0, 1], its nearest point to `offset` lies."""
+        return wp.clamp(wp.dot(offset, edge) * inverse, real(0.0), real(1.0))
+
+    @wp.func
+    def inverse_square(edge: vec2):
+        return real(1.0) / wp.max(wp.dot(edge, edge), real(1e-37))
 
     @wp.struct
     class Border:
@@ -109,10 +112,11 @@ def _compile(dtype: torch.dtype) -> SimpleNamespace:
         squared: real
 
     @wp.func
-    def nearest_border(p: vec2, a: vec2, b: vec2, c: vec2):
-        ta = along(p - a, b - a)
-        tb = along(p - b, c - b)
-        tc = along(p - c, a - c)
+    def nearest_border(p: vec2, a: vec2, b: vec2, c: vec2, inverse: vec3):
+        """inverse: one over the squared lengths of the edges from a, b, c."""
+        ta = along(p - a, b - a, inverse[0])
+        tb = along(p - b, c - b, inverse[1])
+        tc = along(p - c, a - c, inverse[2])
         ra = p - a - ta * (b - a)
         rb = p - b - tb * (c - b)
         rc = p - c - tc * (a - c)
@@ -122,6 +126,18 @@ def _compile(dtype: torch.dtype) -> SimpleNamespace:
         if wp.dot(rc, rc) < border.squared:
             border = Border(2, tc, rc, wp.dot(rc, rc))
         return border
+
+    @wp.func
+    def inverse_squares(a: vec2, b: vec2, c: vec2):
+        return vec3(inverse_square(b - a), inverse_square(c - b), inverse_square(a - c))
+
+    @wp.func
+    def inward(edge: vec2, area: real):
+        """The edge's unit normal towards the inside of a triangle of this signed area."""
+        scale = wp.sqrt(inverse_square(edge))
+        if area < real(0.0):
+            scale = -scale
+        return vec2(-edge[1], edge[0]) * scale
 
     @wp.func
     def weights_at(p: vec2, a: vec3, b: vec3, c: vec3):
@@ -161,17 +177,24 @@ def _compile(dtype: torch.dtype) -> SimpleNamespace:
         bottom = last_pixel(high[1] + radius, height, side)
         # The first row of this band, at or below the box's top.
         row = top + (first + band - top % step + step) % step
+        area = cross(b - a, c - a)
+        inverse = inverse_squares(a, b, c)
+        na = inward(b - a, area)
+        nb = inward(c - b, area)
+        nc = inward(a - c, area)
         while row <= bottom:
             y = center(row, height, side)
             for column in range(left, right + 1):
                 p = vec2(center(column, width, side), y)
-                border = nearest_border(p, a, b, c)
-                if inside(p, a, b, c):
-                    x = border.squared / sigma
+                # The signed distance to the nearest, or furthest transgressed, of the three edges' lines.
+                line = wp.min(wp.min(wp.dot(p - a, na), wp.dot(p - b, nb)), wp.dot(p - c, nc))
+                if line >= real(0.0) and area != real(0.0):
+                    x = line * line / sigma
                     wp.atomic_sub(log_empty, image, row, column, x + wp.log(real(1.0) + wp.exp(-x)))
-                elif border.squared <= radius * radius:
-                    x = -border.squared / sigma
-                    wp.atomic_sub(log_empty, image, row, column, wp.log(real(1.0) + wp.exp(x)))
+                elif line >= -radius or area == real(0.0):
+                    squared = nearest_border(p, a, b, c, inverse).squared
+                    if squared <= radius * radius:
+                        wp.atomic_sub(log_empty, image, row, column, wp.log(real(1.0) + wp.exp(-squared / sigma)))
             row += step
 
     @kernel
@@ -197,6 +220,11 @@ def _compile(dtype: torch.dtype) -> SimpleNamespace:
         high = wp.max(wp.max(a, b), c)
         left = first_pixel(low[0] - radius, width, side)
         right = last_pixel(high[0] + radius, width, side)
+        area = cross(b - a, c - a)
+        inverse = inverse_squares(a, b, c)
+        na = inward(b - a, area)
+        nb = inward(c - b, area)
+        nc = inward(a - c, area)
         grad_a = vec2()
         grad_b = vec2()
         grad_c = vec2()
@@ -206,9 +234,12 @@ def _compile(dtype: torch.dtype) -> SimpleNamespace:
                 share = weight[image, row, column]
                 if share != real(0.0):
                     p = vec2(center(column, width, side), y)
-                    border = nearest_border(p, a, b, c)
+                    line = wp.min(wp.min(wp.dot(p - a, na), wp.dot(p - b, nb)), wp.dot(p - c, nc))
+                    if line < -radius and area != real(0.0):
+                        continue
+                    border = nearest_border(p, a, b, c, inverse)
                     x = -border.squared / sigma
-                    if inside(p, a, b, c):
+                    if line >= real(0.0) and area != real(0.0):
                         x = -x
                         share = -share
                     elif border.squared > radius * radius:
@@ -295,7 +326,9 @@ def _compile(dtype: torch.dtype) -> SimpleNamespace:
                 w = vec3(w[0] / a[2], w[1] / b[2], w[2] / c[2]) * z
             depth[image, row, column] = z
             barycentrics[image, row, column] = w
-            distance[image, row, column] = -nearest_border(p, flat(a), flat(b), flat(c)).squared
+            distance[image, row, column] = -nearest_border(
+                p, flat(a), flat(b), flat(c), inverse_squares(flat(a), flat(b), flat(c))
+            ).squared
 
     @kernel
     def fragments_backward(
@@ -364,7 +397,7 @@ def _compile(dtype: torch.dtype) -> SimpleNamespace:
                     grad_c -= w[2] * slope
                     gd = grad_distance[image, row, column]
                     if gd != real(0.0):
-                        border = nearest_border(p, a, b, c)
+                        border = nearest_border(p, a, b, c, inverse_squares(a, b, c))
                         pull = real(2.0) * gd * vec3(border.away[0], border.away[1], real(0.0))
                         if border.k == 0:
                             grad_a += (real(1.0) - border.t) * pull
