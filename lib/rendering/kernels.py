@@ -579,7 +579,8 @@ def _loaded(dtype: torch.dtype, device: torch.device) -> SimpleNamespace:
     """The kernels, compiled (or taken from Warp's cache) for this device."""
     with _lock:
         kernels = _compile(dtype)
-        kernels.gather.module.load(wp.device_from_torch(device))
+        # The size of a block is part of the cache's key, and launches use these.
+        kernels.gather.module.load(wp.device_from_torch(device), 1 if device.type == "cpu" else 256)
     return kernels
 
 
