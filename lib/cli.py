@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import ast
-import importlib.metadata
 import importlib.util
+import pkgutil
 import signal
 import sys
 from pathlib import Path
@@ -20,17 +20,8 @@ from rich.table import Table
 
 from lib import runs
 
-# Data sets that chapters can use in place of the generated ones: folder under data/, what, where published.
-DATA_SETS = [
-    ("cub", "CUB-200-2011 birds, with CMR's annotations", "https://www.vision.caltech.edu/datasets/cub_200_2011/"),
-    ("pascal3d", "PASCAL3D+ cars and aeroplanes", "https://cvgl.stanford.edu/projects/pascal3d.html"),
-    ("tigdog", "TigDog: videos of horses and tigers", "https://calvin-vision.net/datasets/tigdog/"),
-    ("youtube_vis", "YouTube-VIS: videos with instance masks", "https://youtube-vos.org/dataset/vis/"),
-    ("shapenet", "ShapeNet renderings (3D-R2N2)", "https://github.com/chrischoy/3D-R2N2"),
-    ("faces", "CelebA and synthetic faces, as Unsup3D lays them out", "https://github.com/elliottwu/unsup3d"),
-]
 OPTIONAL = [
-    ("pytorch3d", "second renderer", "conda env create -f environment.yml, or build it: README.md"),
+    ("pytorch3d", "second renderer", "conda env create -f environment.yml, or build it (README.md)"),
     ("nbval", "tests of the notebooks", "pip install -e '.[test]'"),
     ("robust_laplacian", "oracle of tests", "pip install -e '.[test]'"),
     ("potpourri3d", "oracle of tests", "pip install -e '.[test]'"),
@@ -252,9 +243,13 @@ def _optional_parts() -> list[tuple[bool, str, str]]:
 
 
 def _data_sets() -> list[tuple[bool, str, str]]:
+    """Of every loader in lib.datasets that says what it needs; its folder is named like its module."""
+    from lib import datasets
+
     rows = []
-    for folder, what, where in DATA_SETS:
-        path = runs.ROOT / "data" / folder
-        present = path.is_dir() and any(path.iterdir())
-        rows.append((present, f"data/{folder}: {what}", f"optional; from {where}"))
+    for name in sorted(module.name for module in pkgutil.iter_modules(datasets.__path__)):
+        needed = getattr(importlib.import_module(f"lib.datasets.{name}"), "NEEDED", None)
+        folder = runs.ROOT / "data" / name
+        if needed:
+            rows.append((folder.is_dir() and any(folder.iterdir()), f"data/{name}", f"optional; {needed}"))
     return rows

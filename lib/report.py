@@ -246,12 +246,9 @@ def _without_scripts(notebook):
         for output in cell.get("outputs", []):
             data = output.get("data", {})
             for kind in list(data):
-                if kind not in ("image/png", "text/html", "text/markdown", "text/plain"):
+                if kind not in ("image/png", "text/html", "text/markdown", "text/plain") or "<script" in data[kind]:
                     del data[kind]
                     data["text/plain"] = "(interactive: open the notebook)"
-            if "<script" in data.get("text/html", ""):
-                data.clear()
-                data["text/plain"] = "(interactive: open the notebook)"
     return notebook
 
 

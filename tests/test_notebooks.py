@@ -1,0 +1,146 @@
+"""The anatomy every chapter shares. What the cells compute is checked by `pytest --nbval notebooks`."""
+
+from __future__ import annotations
+
+import ast
+import re
+
+import nbformat
+import pytest
+
+from lib import runs
+
+PARAMETERS = 'profile = "quick"\nseed = 0\ndevice = "auto"\nout_dir = ""\noverrides = {}'
+TAGS = {"parameters", "nbval-ignore-output"}
+METADATA = {
+    "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+    "language_info": {"name": "python"},
+}
+LONGEST_CELL = 30
+LARGEST_FILE = 3 * 2**20
+# A folder of somebody's machine, or the address of an object: different at the next execution.
+MACHINE_PATH = re.compile(r"(?<![\w.])/(home|Users|root|tmp|work|opt|usr|var|mnt)/\w")
+ADDRESS = re.compile(r"0x[0-9a-f]{6,}")
+
+
+@pytest.fixture(scope="module", params=runs.all_chapters(), ids=lambda path: path.stem)
+def path(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def notebook(path):
+    return nbformat.read(path, as_version=4)
+
+
+@pytest.fixture(scope="module")
+def code(notebook):
+    """The code cells, empty ones left out."""
+    return [cell for cell in notebook.cells if cell.cell_type == "code" and cell.source.strip()]
+
+
+@pytest.fixture(scope="module")
+def prose(notebook):
+    return "\n\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+
+
+def texts(output):
+    """What an output shows as text."""
+    if output.output_type == "stream":
+        return [output.text]
+    return [value for kind, value in output.get("data", {}).items() if kind in ("text/plain", "text/html")]
+
+
+def test_the_file_is_in_the_form_that_is_committed(path, notebook):
+    """`course store` makes it so."""
+    nbformat.validate(notebook)
+    assert notebook.metadata == METADATA
+    assert notebook.nbformat_minor >= 5
+    assert path.stat().st_size < LARGEST_FILE
+    for cell in notebook.cells:
+        assert set(cell.metadata) <= {"tags"}, cell.source
+        assert set(cell.metadata.get("tags", [])) <= TAGS, cell.source
+
+
+def test_it_opens_as_every_chapter_does(path, notebook):
+    number = int(path.stem.split("_")[0])
+    title, setup, parameters, settings = notebook.cells[:4]
+    assert re.match(rf"# {number} · \S", title.source)
+    for expected in ("What you'll do", "What you'll learn", "What you need", "CPU cores", "GPU"):
+        assert expected in title.source, expected
+    assert re.search(r"\d+ (minutes?|seconds?)", title.source), "the title says how long the chapter takes"
+    assert re.search(r"[Pp]apers?\*\*|[Ss]ource", title.source), "the title names the paper"
+    assert setup.cell_type == "code" and "plots.use_style()" in setup.source
+    assert parameters.source == PARAMETERS and parameters.metadata.tags == ["parameters"]
+    for expected in ("choose_settings(", "set_seed(seed)", "pick_device(device)", "Results(out_dir)"):
+        assert expected in settings.source, expected
+    tagged = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
+    assert len(tagged) == 1
+
+
+def test_its_settings_can_be_read_and_overridden(path):
+    """Literals, the same names in both profiles: `course run --set` checks them before anything runs."""
+    settings = runs.chapter_settings(path)
+    assert list(settings) == ["quick", "full"]
+    assert list(settings["quick"]) == list(settings["full"])
+    assert None not in [*settings["quick"].values(), *settings["full"].values()]
+
+
+def test_it_closes_as_every_chapter_does(prose):
+    for heading in ("In practice", "Exercises", "What was built"):
+        assert re.search(rf"^##+ .*{heading}", prose, re.MULTILINE), heading
+    assert "Further reading" in prose
+    exercises = re.split(r"^##+ .*Exercises.*$", prose, flags=re.MULTILINE)[1]
+    exercises = re.split(r"^##+ ", exercises, flags=re.MULTILINE)[0]
+    count = len(re.findall(r"^(?:\*\*)?\d+\. ", exercises, re.MULTILINE))
+    assert 4 <= count <= 6
+    assert exercises.count("<details>") == exercises.count("</details>") == count, "one folded hint an exercise"
+
+
+def test_outputs_are_stored_from_one_execution(code):
+    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
+    assert any(cell.outputs for cell in code)
+
+
+def test_nothing_failed_or_warned(code):
+    for cell in code:
+        for output in cell.outputs:
+            assert output.output_type != "error", cell.source
+            assert output.get("name") != "stderr", f"{output.get('text')} from\n{cell.source}"
+
+
+def test_cells_are_short(code):
+    for cell in code:
+        assert len(cell.source.splitlines()) <= LONGEST_CELL, cell.source
+
+
+def test_nothing_of_one_machine_is_in_it(notebook, code):
+    for cell in notebook.cells:
+        assert not MACHINE_PATH.search(cell.source), cell.source
+    for cell in code:
+        for text in [text for output in cell.outputs for text in texts(output)]:
+            assert not MACHINE_PATH.search(text), text
+            assert "nbval-ignore-output" in cell.metadata.get("tags", []) or not ADDRESS.search(text), text
+
+
+def test_every_figure_says_what_it_shows(code):
+    figures = 0
+    for cell in code:
+        for output in cell.outputs:
+            if "image/png" in output.get("data", {}):
+                figures += 1
+                alt = output.metadata.get("image/png", {}).get("alt", "")
+                assert len(alt.split()) >= 4, f"alt={alt!r} from\n{cell.source}"
+    assert figures >= 3
+
+
+def test_its_results_have_bands(code):
+    assert any("results.check(" in cell.source for cell in code)
+
+
+def test_it_imports_at_the_top(code):
+    """Elsewhere only what may be absent, inside a `try`."""
+    for cell in code[1:]:
+        plain = "\n".join(line for line in cell.source.splitlines() if not line.lstrip().startswith(("%", "!")))
+        for node in ast.parse(plain).body:
+            assert not isinstance(node, ast.Import | ast.ImportFrom), f"move {ast.unparse(node)} to the set-up cell"
