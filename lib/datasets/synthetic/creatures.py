@@ -20,29 +20,28 @@ from torch import Tensor
 
 from lib import rendering
 from lib.datasets.cache import cached
-from lib.datasets.synthetic.anatomy import BODIES, ORIGIN, Body
-from lib.datasets.synthetic.coats import COATS, Coat
-from lib.datasets.synthetic.implicit import symmetric_mesh
-from lib.datasets.synthetic.motion import neutral_pose, sample_build, sample_pose
-from lib.datasets.synthetic.scenery import SCENES
-from lib.datasets.synthetic.skinning import (
-    Build,
-    Pose,
-    bone_transforms,
-    posed_body,
-    skin,
-    skin_weights,
+from lib.datasets.synthetic.anatomy import BODIES
+from lib.datasets.synthetic.breeds import Breed, make_breed, pose_creature
+from lib.datasets.synthetic.coats import COATS
+from lib.datasets.synthetic.motion import GAITS, gait_pose, neutral_pose, sample_build, sample_pose
+from lib.datasets.synthetic.portraits import (
+    camera_rotation,
+    cast_shadow,
+    draw,
+    frame,
+    ground_row,
+    sample_light,
+    see_keypoints,
 )
+from lib.datasets.synthetic.scenery import SCENES
 from lib.geometry.cameras import WeakPerspective
-from lib.geometry.mesh import Mesh, vertex_normals
-from lib.geometry.rotations import axis_angle_to_matrix, matrix_to_quaternion, view_rotation
+from lib.geometry.mesh import Mesh
 
 # Raise it whenever the same arguments give other data.
-VERSION = 2
+VERSION = 3
 CATEGORIES = tuple(BODIES)
 SPLITS = ("train", "test")
 BREEDS = 24
-SPACING = {"quadruped": 0.027, "bird": 0.023}
 
 
 def _names(category: str) -> list[str]:
@@ -123,201 +122,18 @@ class Creatures:
         return KEYPOINTS[self.category]
 
 
-@dataclass(frozen=True)
-class Breed:
-    """A meshed solid with what it takes to move and paint it.
+@dataclass
+class Video(Creatures):
+    """The frames of one animal moving before one camera, as `Creatures`, all meshes with the same faces, and
 
-    places (V, 3): where each vertex lies on the middling body at rest, the coordinates of coats; hair (V,), open (V,):
-    how much of the sky it sees; landmarks (K, 3) vertices and shares (K, 3): the keypoints, inside a triangle each.
+    flow (N − 1, 2, H, W): the true motion of each pixel from frame t to t + 1, in image-plane units, zero off the
+    animal; flow_mask (N − 1, H, W): where the animal is in frame t; flow_visible (N − 1, H, W): where, besides, that
+    point of the animal is still seen in frame t + 1.
     """
 
-    category: str
-    body: Body
-    verts: np.ndarray
-    faces: np.ndarray
-    mirror: np.ndarray
-    weights: np.ndarray
-    places: np.ndarray
-    hair: np.ndarray
-    open: np.ndarray
-    landmarks: np.ndarray
-    shares: np.ndarray
-
-
-def make_breed(category: str, rng: np.random.Generator, spread: float = 1.0) -> Breed:
-    """A breed with proportions drawn at random, at rest."""
-    middling = BODIES[category]()
-    build = sample_build(category, middling, rng, spread)
-    still = Pose(np.zeros((len(middling.bones), 3)))
-    body = posed_body(middling, build, still)
-    solid = body.solid()
-    verts, faces, mirror = symmetric_mesh(solid, SPACING[category])
-    weights = skin_weights(body, verts, faces, mirror)
-    matrices, offsets = bone_transforms(middling, build, still)
-    inverse = np.linalg.inv(matrices)
-    places = skin(weights, inverse, -np.einsum("jab,jb->ja", inverse, offsets), verts)
-    normals = vertex_normals(torch.from_numpy(verts), torch.from_numpy(faces)).numpy()
-    openness = np.clip(solid(verts + 0.08 * normals) / 0.08, 0, 1)
-    landmarks, shares = _attach(body, solid, verts, faces, mirror)
-    return Breed(category, body, verts, faces, mirror, weights, places, solid.hair(verts), openness, landmarks, shares)
-
-
-def _attach(body: Body, solid, verts: np.ndarray, faces: np.ndarray, mirror: np.ndarray):
-    """Each keypoint as a point of a triangle of the mesh; left ones are the reflections of right ones."""
-    origins = np.array([keypoint.origin for keypoint in body.keypoints])
-    directions = np.array([keypoint.direction for keypoint in body.keypoints])
-    points = solid.cast(origins, directions, reach=0.4)
-    landmarks, shares = np.zeros((len(points), 3), int), np.zeros((len(points), 3))
-    names = [keypoint.name for keypoint in body.keypoints]
-    for k, point in enumerate(points):
-        if names[k].startswith("left_"):
-            continue
-        near = np.argsort(((verts - point) ** 2).sum(1))[:6]
-        around = faces[np.isin(faces, near).any(1)]
-        a, b, c = verts[around].transpose(1, 0, 2)
-        system = np.stack([b - a, c - a], axis=-1)
-        inner = np.einsum("fij,fj->fi", np.linalg.pinv(system), point - a)
-        weights = np.clip(np.column_stack([1 - inner.sum(1), inner]), 0, 1)
-        weights /= weights.sum(1, keepdims=True)
-        best = np.linalg.norm(np.einsum("fc,fcx->fx", weights, verts[around]) - point, axis=1).argmin()
-        landmarks[k], shares[k] = around[best], weights[best]
-        if names[k].startswith("right_"):
-            twin = names.index(names[k].replace("right_", "left_"))
-            landmarks[twin], shares[twin] = mirror[around[best]], weights[best]
-    return landmarks, shares
-
-
-def pose_creature(breed: Breed, build: Build, pose: Pose) -> tuple[np.ndarray, np.ndarray]:
-    """The vertices (V, 3) of an individual in a pose, in the world, and the height of the ground, a number."""
-    matrices, offsets = bone_transforms(breed.body, build, pose)
-    verts = skin(breed.weights, matrices, offsets, breed.verts)
-    verts = verts - breed.body.joints[0] - ORIGIN[breed.category]
-    return verts, verts[:, 1].min() - pose.lift
-
-
-def _frame_camera(verts: np.ndarray, rotation: Tensor, fill: float, shift: np.ndarray) -> WeakPerspective:
-    """The camera of this rotation (3, 3) that sees all vertices, filling `fill` of the image, off centre by `shift`."""
-    seen = torch.from_numpy(verts).float() @ rotation[:2].T
-    low, high = seen.amin(0), seen.amax(0)
-    scale = 2 * fill / (high - low).max()
-    translation = torch.as_tensor(shift).float() - scale * (low + high) / 2
-    return WeakPerspective(scale[None], translation[None], matrix_to_quaternion(rotation)[None])
-
-
-@dataclass(frozen=True)
-class Light:
-    """direction (3,): towards the sun, world; ambient: the share of light from the sky; warmth: tints the sun (3,)."""
-
-    direction: np.ndarray
-    ambient: float
-    warmth: np.ndarray
-
-
-def _sample_light(rng: np.random.Generator, azimuth: float) -> Light:
-    around, height = azimuth + rng.uniform(-1.2, 1.2), rng.uniform(0.45, 1.2)
-    direction = np.array([np.sin(around) * np.cos(height), np.sin(height), np.cos(around) * np.cos(height)])
-    return Light(direction, rng.uniform(0.38, 0.58), 1 + np.array([0.06, 0.01, -0.07]) * rng.uniform(-0.3, 1))
-
-
-def _draw(
-    breed: Breed, verts: np.ndarray, camera: WeakPerspective, coat: Coat, light: Light, scene: Tensor, size: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """image (3, H, W), mask (H, W), and the depth (2H, 2W) behind them; scene (2H, 2W, 3)."""
-    world = torch.from_numpy(verts).float()
-    faces = torch.from_numpy(breed.faces)
-    projected = camera.project(world[None])
-    fragments = rendering.rasterize(projected, faces, 2 * size)
-    covered = fragments.mask[0]
-    corners = faces[fragments.face[0][covered]]
-    shares = fragments.barycentrics[0][covered][..., None]
-    normals = vertex_normals(world, faces)
-    attributes = torch.cat(
-        [torch.from_numpy(breed.places), torch.from_numpy(np.column_stack([breed.hair, breed.open])), normals], -1
-    ).float()
-    places, hair, sky, normal = (attributes[corners] * shares).sum(1).split([3, 1, 1, 3], dim=-1)
-    albedo = coat(places, hair[:, 0])
-    normal = torch.nn.functional.normalize(normal, dim=-1)
-    sun = (normal @ torch.as_tensor(light.direction).float()).clamp(min=0)[:, None]
-    dome = light.ambient * (0.72 + 0.28 * normal[:, 1:2]) * (0.45 + 0.55 * sky)
-    lit = albedo * (dome + (1.12 - light.ambient) * sun * (0.6 + 0.4 * sky) * torch.as_tensor(light.warmth).float())
-    picture = scene.clone()
-    picture[covered] = lit.clamp(0, 1)
-    image = torch.nn.functional.avg_pool2d(picture.permute(2, 0, 1)[None], 2)[0]
-    mask = torch.nn.functional.avg_pool2d(covered[None, None].float(), 2)[0, 0]
-    return image, mask, fragments.depth[0]
-
-
-def _landmarks(breed: Breed, verts: np.ndarray, camera: WeakPerspective, depth: Tensor) -> dict[str, Tensor]:
-    points = torch.from_numpy((breed.shares[..., None] * verts[breed.landmarks]).sum(1)).float()
-    seen = camera.project(points[None])[0]
-    size = depth.shape[-1]
-    pixel = ((seen[:, :2] + 1) / 2 * size).floor().long()
-    inside = ((pixel >= 0) & (pixel < size)).all(-1)
-    column, row = pixel.clamp(0, size - 1).unbind(-1)
-    slack = torch.tensor([keypoint.thickness for keypoint in breed.body.keypoints]) * camera.scale
-    visible = inside & (seen[:, 2] <= depth[row, column] + slack)
-    return {"keypoints": seen[:, :2], "keypoint_visible": visible, "keypoints_3d": points}
-
-
-def _shadow(scene: Tensor, verts: np.ndarray, ground: float, camera: WeakPerspective, strength: float = 0.5) -> Tensor:
-    """Darken the ground of a picture (H, W, 3) under the animal, as a high, hazy sun would."""
-    size = len(scene)
-    flat = np.column_stack([verts[:, 0], np.full(len(verts), ground), verts[:, 2]])
-    reach = np.maximum(0, 1 - (verts[:, 1] - ground) / 1.3)
-    seen = camera.project(torch.from_numpy(flat).float()[None])[0, :, :2]
-    cells = size // 8
-    at = ((seen + 1) / 2 * cells).floor().long().clamp(0, cells - 1)
-    density = torch.zeros(cells * cells).index_add(0, at[:, 1] * cells + at[:, 0], torch.from_numpy(reach).float())
-    density = density.reshape(1, 1, cells, cells)
-    for _ in range(3):
-        density = torch.nn.functional.avg_pool2d(density, 3, 1, 1)
-    density = torch.nn.functional.interpolate(density, size=(size, size), mode="bilinear")[0, 0]
-    cover = 1 - torch.exp(-3 * density / density.max().clamp(min=1e-6))
-    return scene * (1 - strength * cover)[..., None]
-
-
-def _rng(*key: int) -> np.random.Generator:
-    return np.random.default_rng(key)
-
-
-def _make_one(category: str, key: tuple[int, int], index: int, breed: Breed, size: int) -> dict:
-    rng = _rng(*key, 1, index)
-    build = sample_build(category, breed.body, rng, 0.5)
-    pose = sample_pose(category, breed.body, rng)
-    verts, ground = pose_creature(breed, build, pose)
-    rest, _ = pose_creature(breed, build, neutral_pose(category, breed.body))
-    azimuth, elevation = rng.uniform(-np.pi, np.pi), np.deg2rad(rng.uniform(-4, 28))
-    roll = np.deg2rad(rng.normal(0, 4))
-    camera = _frame_camera(
-        verts, _rotation(azimuth, elevation, roll), rng.uniform(0.74, 0.9), rng.uniform(-0.06, 0.06, 2)
-    )
-    coat, light = COATS[category](rng), _sample_light(rng, azimuth)
-    scene = SCENES[category](rng)
-    feet = _feet(camera, ground)
-    backdrop = _shadow(scene.draw(2 * size, feet, roll), verts, ground, camera)
-    image, mask, depth = _draw(breed, verts, camera, coat, light, backdrop, size)
-    colors = coat(torch.from_numpy(breed.places).float(), torch.from_numpy(breed.hair).float())
-    return {
-        "image": image,
-        "mask": mask,
-        "camera": camera.to_vector()[0],
-        **_landmarks(breed, verts, camera, depth),
-        "verts": torch.from_numpy(verts).float(),
-        "rest_verts": torch.from_numpy(rest).float(),
-        "faces": torch.from_numpy(breed.faces),
-        "colors": colors,
-    }
-
-
-def _rotation(azimuth: float, elevation: float, roll: float) -> Tensor:
-    """World → camera (3, 3); roll turns the picture."""
-    turn = axis_angle_to_matrix(torch.tensor([0.0, 0.0, roll], dtype=torch.float32))
-    return turn @ view_rotation(torch.tensor(azimuth).float(), torch.tensor(elevation).float())
-
-
-def _feet(camera: WeakPerspective, ground: float) -> float:
-    """The image row of the ground below the origin."""
-    return float(camera.project(torch.tensor([[[0.0, float(ground), 0.0]]]))[0, 0, 1])
+    flow: Float[Tensor, "N-1 2 H W"]
+    flow_mask: Bool[Tensor, "N-1 H W"]
+    flow_visible: Bool[Tensor, "N-1 H W"]
 
 
 def make_creatures(category: str, count: int, *, seed: int, image_size: int = 128, split: str = "train") -> Creatures:
@@ -328,50 +144,164 @@ def make_creatures(category: str, count: int, *, seed: int, image_size: int = 12
 
     Raises ValueError for an unknown category or split, or a count, seed or image size out of range.
     """
-    _check_category(category)
-    if split not in SPLITS:
-        raise ValueError(f"split={split!r} is unknown; use one of {', '.join(map(repr, SPLITS))}")
-    _check_at_least("count", count, 1)
-    _check_at_least("seed", seed, 0)
-    _check_at_least("image_size", image_size, 16)
-    key = (seed, 2 * CATEGORIES.index(category) + SPLITS.index(split))
+    key = _check(category, split, seed, image_size, count=count)
 
     def make() -> dict[str, Tensor]:
         breeds = [make_breed(category, _rng(*key, 0, i)) for i in range(min(count, BREEDS))]
-        return _pack([_make_one(category, key, i, breeds[i % BREEDS], image_size) for i in range(count)])
+        items = [_portray(breeds[i % BREEDS], _rng(*key, 1, i), image_size) for i in range(count)]
+        return _pack(breeds, items)
 
     parameters = {"version": VERSION, "count": count, "seed": seed, "image_size": image_size, "split": split}
     return Creatures(category=category, **_unpack(cached(f"creatures-{category}", parameters, make)))
 
 
-def _pack(items: list[dict]) -> dict[str, Tensor]:
-    """Stack what has one shape; string together what belongs to meshes of different sizes."""
-    ragged = ("verts", "rest_verts", "faces", "colors")
-    packed = {name: torch.stack([item[name] for item in items]) for name in items[0] if name not in ragged}
-    packed |= {name: torch.cat([item[name] for item in items]) for name in ragged}
+def make_video(
+    category: str,
+    frames: int,
+    *,
+    seed: int,
+    image_size: int = 128,
+    split: str = "train",
+    gait: str | None = None,
+) -> Video:
+    """A creature moving through `frames` frames before a slowly turning camera, with the true flow.
+
+    gait: "walk" or "trot" for a quadruped, "hop" or "fly" for a bird; by default one of them, by the seed.
+
+    Raises ValueError for an unknown category, split or gait, or a number out of range.
+    """
+    key = _check(category, split, seed, image_size, frames=frames)
+    if gait is not None and gait not in GAITS[category]:
+        raise ValueError(f"gait={gait!r} is unknown; a {category} has {', '.join(map(repr, GAITS[category]))}")
+
+    def make() -> dict[str, Tensor]:
+        return _film(make_breed(category, _rng(*key, 2)), _rng(*key, 3), frames, image_size, gait)
+
+    parameters = {"version": VERSION, "frames": frames, "seed": seed, "image_size": image_size, "split": split}
+    packed = cached(f"video-{category}", parameters | {"gait": gait}, make)
+    return Video(category=category, **_unpack(packed))
+
+
+def _rng(*key: int) -> np.random.Generator:
+    return np.random.default_rng(key)
+
+
+def _portray(breed: Breed, rng: np.random.Generator, size: int) -> dict[str, Tensor]:
+    """One picture of one individual, with its truth."""
+    category = breed.category
+    build = sample_build(category, breed.body, rng, 0.5)
+    posed, ground = pose_creature(breed, build, sample_pose(category, breed.body, rng))
+    rest, _ = pose_creature(breed, build, neutral_pose(category, breed.body))
+    verts = torch.from_numpy(posed).float()
+    azimuth, roll = rng.uniform(-np.pi, np.pi), np.deg2rad(rng.normal(0, 4))
+    rotation = camera_rotation(azimuth, np.deg2rad(rng.uniform(-4, 28)), roll)
+    camera = frame([verts], rotation[None], rng.uniform(0.74, 0.9), rng.uniform(-0.06, 0.06, 2))
+    coat, light, scene = COATS[category](rng), sample_light(rng, azimuth), SCENES[category](rng)
+    backdrop = cast_shadow(scene.draw(size, ground_row(camera, ground), roll), verts, ground, camera)
+    image, mask, depth = draw(breed, verts, camera, coat, light, backdrop)
+    return {
+        "image": image,
+        "mask": mask,
+        "camera": camera.to_vector()[0],
+        **see_keypoints(breed, verts, camera, depth),
+        "verts": verts,
+        "rest_verts": torch.from_numpy(rest).float(),
+        "colors": coat(torch.from_numpy(breed.places).float(), torch.from_numpy(breed.hair).float()),
+    }
+
+
+def _film(breed: Breed, rng: np.random.Generator, count: int, size: int, gait: str | None) -> dict[str, Tensor]:
+    """The frames of one individual, with their truth."""
+    category = breed.category
+    build = sample_build(category, breed.body, rng, 0.5)
+    gait = str(rng.choice(list(GAITS[category]))) if gait is None else gait
+    period = GAITS[category][gait] * rng.uniform(0.85, 1.2)
+    start, vigour, step = rng.uniform(), rng.uniform(0.85, 1.15), rng.uniform(0.2, 0.5) / count
+    rest, _ = pose_creature(breed, build, neutral_pose(category, breed.body))
+    clips, level = [], None
+    for t in range(count):
+        posed, ground = pose_creature(breed, build, gait_pose(breed.body, gait, start + t / period, vigour))
+        level = ground if level is None else level
+        clips.append(torch.from_numpy(posed + np.array([step * t, level - ground, 0])).float())
+    turn = rng.uniform(-0.012, 0.012) * np.arange(count) + 0.05 * np.sin(np.arange(count) / rng.uniform(8, 16))
+    azimuth, roll = rng.uniform(-np.pi, np.pi), np.deg2rad(rng.normal(0, 2))
+    elevation = np.deg2rad(rng.uniform(0, 22))
+    rotations = torch.stack([camera_rotation(azimuth + angle, elevation, roll) for angle in turn])
+    cameras = frame(clips, rotations, rng.uniform(0.8, 0.9), rng.uniform(-0.03, 0.03, 2))
+    coat, light, scene = COATS[category](rng), sample_light(rng, azimuth), SCENES[category](rng)
+    colors = coat(torch.from_numpy(breed.places).float(), torch.from_numpy(breed.hair).float())
+    faces, items, depths = torch.from_numpy(breed.faces), [], []
+    for t, verts in enumerate(clips):
+        camera = WeakPerspective.from_vector(cameras.to_vector()[t : t + 1])
+        backdrop = scene.draw(size, ground_row(camera, level), roll, drift=0.8 * float(turn[t]))
+        image, mask, depth = draw(breed, verts, camera, coat, light, cast_shadow(backdrop, verts, level, camera))
+        truth = {"image": image, "mask": mask, "camera": camera.to_vector()[0]}
+        truth |= see_keypoints(breed, verts, camera, depth)
+        items.append(truth | {"verts": verts, "rest_verts": torch.from_numpy(rest).float(), "colors": colors})
+        depths.append(depth)
+    packed = _pack([breed], items)
+    seen = cameras.project(torch.stack(clips))
+    fragments = rendering.rasterize(seen[:-1], faces, size)
+    packed["flow_mask"] = fragments.mask
+    packed["flow"] = rendering.interpolate(seen[1:, :, :2] - seen[:-1, :, :2], faces, fragments)
+    there = rendering.interpolate(seen[1:], faces, fragments)
+    packed["flow_visible"] = fragments.mask & _still_seen(there, torch.stack(depths[1:]) if count > 1 else there[:, 0])
+    return packed
+
+
+def _still_seen(there: Float[Tensor, "T 3 H W"], depth: Float[Tensor, "T H2 W2"]) -> Bool[Tensor, "T H W"]:
+    """Whether points (x, y, z) of the image space lie inside the image and on the surface of the depth map."""
+    grid = there[:, :2].permute(0, 2, 3, 1)
+    behind = torch.nn.functional.grid_sample(depth[:, None], grid, mode="nearest", align_corners=False)[:, 0]
+    return (grid.abs() <= 1).all(-1) & (there[:, 2] <= behind + 0.03)
+
+
+# What is kept in bytes: 256 levels are as many as a screen shows.
+_BYTES = ("image", "mask", "colors")
+_RAGGED = ("verts", "rest_verts", "colors")
+
+
+def _pack(breeds: list[Breed], items: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Stack what has one shape; string together what belongs to meshes of different sizes; item i is of breed
+    i mod the number of breeds."""
+    packed = {}
+    for name in items[0]:
+        values = [item[name] for item in items]
+        if name in _BYTES:
+            values = [(255 * value).round().byte() for value in values]
+        packed[name] = torch.cat(values) if name in _RAGGED else torch.stack(values)
     packed["vert_counts"] = torch.tensor([len(item["verts"]) for item in items])
-    packed["face_counts"] = torch.tensor([len(item["faces"]) for item in items])
+    packed["face_counts"] = torch.tensor([len(breed.faces) for breed in breeds])
+    packed["faces"] = torch.cat([torch.from_numpy(breed.faces).int() for breed in breeds])
     return packed
 
 
 def _unpack(packed: dict[str, Tensor]) -> dict:
-    vert_counts, face_counts = packed["vert_counts"].tolist(), packed["face_counts"].tolist()
-    faces = packed["faces"].split(face_counts)
-    colors = packed["colors"].split(vert_counts)
-    meshes = {
-        name: [Mesh(v, f, colors=c) for v, f, c in zip(packed[source].split(vert_counts), faces, colors, strict=True)]
-        for name, source in (("meshes", "verts"), ("rest_meshes", "rest_verts"))
-    }
-    skipped = ("verts", "rest_verts", "faces", "colors", "vert_counts", "face_counts")
-    return {name: value for name, value in packed.items() if name not in skipped} | meshes
+    values = {name: value.float() / 255 if name in _BYTES else value for name, value in packed.items()}
+    vert_counts = values.pop("vert_counts").tolist()
+    faces = values.pop("faces").long().split(values.pop("face_counts").tolist())
+    verts, rest_verts, colors = (values.pop(name).split(vert_counts) for name in _RAGGED)
+    for name, points in (("meshes", verts), ("rest_meshes", rest_verts)):
+        values[name] = [Mesh(points[i], faces[i % len(faces)], colors=colors[i]) for i in range(len(vert_counts))]
+    return values
+
+
+def _check(category: str, split: str, seed: int, image_size: int, **count: int) -> tuple[int, int]:
+    """Refuse bad arguments; return what seeds the random streams."""
+    _check_category(category)
+    if split not in SPLITS:
+        raise ValueError(f"split={split!r} is unknown; use one of {', '.join(map(repr, SPLITS))}")
+    for name, value, least in (
+        ("seed", seed, 0),
+        ("image_size", image_size, 16),
+        *((n, v, 1) for n, v in count.items()),
+    ):
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")
+    return seed, 2 * CATEGORIES.index(category) + SPLITS.index(split)
 
 
 def _check_category(category: str) -> str:
     if category not in BODIES:
         raise ValueError(f"category={category!r} is unknown; use one of {', '.join(map(repr, BODIES))}")
     return category
-
-
-def _check_at_least(name: str, value: int, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")

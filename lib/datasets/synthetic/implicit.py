@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.ndimage import maximum_filter
 from scipy.sparse import coo_matrix
 from skimage.measure import marching_cubes
 
@@ -158,7 +159,7 @@ class Solid:
 
 
 def _box(limb: Limb) -> tuple[np.ndarray, np.ndarray]:
-    reach = (limb.radii * np.maximum(limb.flats, 1) + limb.blend + 0.05)[:, None]
+    reach = (limb.radii * np.maximum(limb.flats, 1) + limb.blend + 0.08)[:, None]
     return (limb.nodes - reach).min(0), (limb.nodes + reach).max(0)
 
 
@@ -171,9 +172,7 @@ def symmetric_mesh(solid: Solid, spacing: float, relaxations: int = 2) -> tuple[
     low, high = solid.bounds()
     low[2] = 0.0
     axes = [start + spacing * np.arange(int((end - start) / spacing) + 2) for start, end in zip(low, high, strict=True)]
-    grid = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1)
-    values = solid(grid.reshape(-1, 3)).reshape(grid.shape[:3])
-    half, half_faces, _, _ = marching_cubes(values, 0.0)
+    half, half_faces, _, _ = marching_cubes(_sample(solid, axes, spacing), 0.0)
     half, half_faces = half * spacing + low, half_faces.astype(np.int64)
     middle = half[:, 2] < 1e-6 * spacing
     neighbours, degree = _neighbours(half_faces, middle, len(half))
@@ -184,6 +183,21 @@ def symmetric_mesh(solid: Solid, spacing: float, relaxations: int = 2) -> tuple[
     half = solid.project(half, steps=1, reach=0.25 * spacing)
     half[middle, 2] = 0.0
     return reflect(half, half_faces, middle)
+
+
+def _sample(solid: Solid, axes: list[np.ndarray], spacing: float, stride: int = 3) -> np.ndarray:
+    """The solid on a grid: everywhere on a coarser grid, then on the fine one where the surface may pass."""
+    coarse = [np.append(axis[::stride], axis[-1] + stride * spacing) for axis in axes]
+    shape = tuple(len(axis) for axis in coarse)
+    rough = solid(np.stack(np.meshgrid(*coarse, indexing="ij"), axis=-1).reshape(-1, 3)).reshape(shape)
+    near = maximum_filter(np.abs(rough) < 0.9 * stride * spacing, size=3)
+    for axis, fine in enumerate(axes):
+        index = np.arange(len(fine)) // stride
+        rough, near = np.take(rough, index, axis), np.take(near, index, axis)
+    where = np.nonzero(near)
+    values = np.where(rough < 0, -1.0, 1.0)
+    values[where] = solid(np.column_stack([axis[index] for axis, index in zip(axes, where, strict=True)]))
+    return values
 
 
 def reflect(half: np.ndarray, half_faces: np.ndarray, middle: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

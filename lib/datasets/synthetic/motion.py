@@ -60,8 +60,11 @@ def _swing(phase: float, stance: float) -> tuple[float, float]:
     return -np.cos(np.pi * t), np.sin(np.pi * t) ** 1.5
 
 
+# Frames in a cycle of each gait.
+GAITS = {"quadruped": {"walk": 24, "trot": 16}, "bird": {"hop": 20, "fly": 14}}
+
 # When each hoof lands, as a share of the cycle, the share it stays down, reach and lift of the legs (radians).
-GAITS = {
+STEPS = {
     "walk": ({"left_hind": 0.0, "left_front": 0.25, "right_hind": 0.5, "right_front": 0.75}, 0.62, 0.36, 0.75),
     "trot": ({"left_hind": 0.0, "left_front": 0.5, "right_hind": 0.5, "right_front": 0.0}, 0.45, 0.46, 1.15),
 }
@@ -69,7 +72,7 @@ GAITS = {
 
 def quadruped_gait(body: Body, gait: str, phase: float, vigour: float = 1.0) -> Pose:
     """A horse at `phase` (in cycles) of a walk or a trot; `vigour` scales how far its legs reach and lift."""
-    landings, stance, reach, lift = GAITS[gait]
+    landings, stance, reach, lift = STEPS[gait]
     reach, lift = reach * vigour, lift * vigour
     turns: dict[str, tuple[float, float, float]] = {}
     for leg, landing in landings.items():
@@ -101,10 +104,10 @@ def _quadruped_still(body: Body, rng: np.random.Generator) -> Pose:
     kind = rng.choice(["stand", "walk", "trot", "graze"], p=[0.32, 0.33, 0.17, 0.18])
     if kind == "graze":
         turns = {
-            "neck": (0, 0, rng.uniform(-1.15, -0.85)),
-            "nape": (0, 0, rng.uniform(-0.55, -0.35)),
-            "head": (0, 0, rng.uniform(0.05, 0.35)),
-            "chest": (0, 0, -0.05),
+            "neck": (0, 0, rng.uniform(-1.25, -1.00)),
+            "nape": (0, 0, rng.uniform(-0.80, -0.60)),
+            "head": (0, 0, rng.uniform(0.65, 1.10)),
+            "chest": (0, 0, -0.06),
         }
         pose = make_pose(body, turns)
     else:
@@ -199,6 +202,11 @@ def _bird_still(body: Body, rng: np.random.Generator) -> Pose:
         pose.rotations[body.bones.index(bone)] += (0.15 * rng.normal(), share * yaw, rng.normal(0, 0.12))
     pose.rotations[body.bones.index("tail")] += (0, 0, rng.normal(0, 0.16))
     return pose
+
+
+def gait_pose(body: Body, gait: str, phase: float, vigour: float = 1.0) -> Pose:
+    """The pose at `phase` (in cycles) of any gait of `GAITS`."""
+    return (quadruped_gait if gait in STEPS else bird_gait)(body, gait, phase, vigour)
 
 
 def sample_pose(category: str, body: Body, rng: np.random.Generator) -> Pose:

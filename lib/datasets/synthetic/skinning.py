@@ -68,13 +68,13 @@ def skin(weights: np.ndarray, matrices: np.ndarray, offsets: np.ndarray, points:
 
 
 def skin_weights(
-    body: Body, verts: np.ndarray, faces: np.ndarray, mirror: np.ndarray, smoothing: int = 6
+    body: Body, solid: Solid, verts: np.ndarray, faces: np.ndarray, mirror: np.ndarray, smoothing: int = 6
 ) -> np.ndarray:
     """(V, J) weights: each vertex goes to the bone whose flesh is nearest, then they diffuse along the surface.
 
     Diffusing along the surface, not through the air, keeps one leg from pulling at the other.
     """
-    owner = body.solid().bone_distances(verts, len(body.bones)).argmin(1)
+    owner = solid.bone_distances(verts, len(body.bones)).argmin(1)
     weights = np.eye(len(body.bones))[owner]
     weights = (weights + weights[mirror][:, mirror_bones(body)]) / 2
     rows, columns = faces[:, [0, 1, 2]].ravel(), faces[:, [1, 2, 0]].ravel()

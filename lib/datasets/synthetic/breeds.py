@@ -1,0 +1,103 @@
+"""Breeds: meshed bodies with what it takes to move and to paint them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from lib.datasets.synthetic.anatomy import BODIES, ORIGIN, Body
+from lib.datasets.synthetic.implicit import Solid, symmetric_mesh
+from lib.datasets.synthetic.motion import sample_build
+from lib.datasets.synthetic.skinning import Build, Pose, bone_transforms, posed_body, skin, skin_weights
+from lib.geometry.mesh import vertex_normals
+
+SPACING = {"quadruped": 0.027, "bird": 0.023}
+FEET = ("hoof", "foot", "toes")
+
+
+@dataclass(frozen=True)
+class Breed:
+    """A meshed solid with what it takes to move and paint it.
+
+    places (V, 3): where each vertex lies on the middling body at rest, the coordinates of coats; hair (V,), open (V,):
+    how much of the sky it sees; landmarks (K, 3) vertices and shares (K, 3): the keypoints, inside a triangle each;
+    feet: indices of the vertices of the feet.
+    """
+
+    category: str
+    body: Body
+    verts: np.ndarray
+    faces: np.ndarray
+    mirror: np.ndarray
+    weights: np.ndarray
+    places: np.ndarray
+    hair: np.ndarray
+    open: np.ndarray
+    landmarks: np.ndarray
+    shares: np.ndarray
+    feet: np.ndarray
+
+
+def make_breed(category: str, rng: np.random.Generator, spread: float = 1.0) -> Breed:
+    """A breed with proportions drawn at random, at rest; `spread` 0 gives the middling one."""
+    middling = BODIES[category]()
+    build = sample_build(category, middling, rng, spread)
+    still = Pose(np.zeros((len(middling.bones), 3)))
+    body = posed_body(middling, build, still)
+    solid = body.solid()
+    verts, faces, mirror = symmetric_mesh(solid, SPACING[category])
+    weights = skin_weights(body, solid, verts, faces, mirror)
+    matrices, offsets = bone_transforms(middling, build, still)
+    inverse = np.linalg.inv(matrices)
+    places = skin(weights, inverse, -np.einsum("jab,jb->ja", inverse, offsets), verts)
+    normals = vertex_normals(torch.from_numpy(verts), torch.from_numpy(faces)).numpy()
+    landmarks, shares = _attach(body, solid, verts, faces, mirror)
+    return Breed(
+        category=category,
+        body=body,
+        verts=verts,
+        faces=faces,
+        mirror=mirror,
+        weights=weights,
+        places=places,
+        hair=solid.hair(verts),
+        open=np.clip(solid(verts + 0.08 * normals) / 0.08, 0, 1),
+        landmarks=landmarks,
+        shares=shares,
+        feet=np.flatnonzero([body.bones[bone].endswith(FEET) for bone in weights.argmax(1)]),
+    )
+
+
+def pose_creature(breed: Breed, build: Build, pose: Pose) -> tuple[np.ndarray, float]:
+    """The vertices (V, 3) of an individual in a pose, in the world, and the height of the ground below its feet."""
+    matrices, offsets = bone_transforms(breed.body, build, pose)
+    verts = skin(breed.weights, matrices, offsets, breed.verts)
+    verts = verts - breed.body.joints[0] - ORIGIN[breed.category]
+    return verts, float(verts[breed.feet, 1].min()) - pose.lift
+
+
+def _attach(body: Body, solid: Solid, verts: np.ndarray, faces: np.ndarray, mirror: np.ndarray):
+    """Each keypoint as a point of a triangle of the mesh; left ones are the reflections of right ones."""
+    origins = np.array([keypoint.origin for keypoint in body.keypoints])
+    directions = np.array([keypoint.direction for keypoint in body.keypoints])
+    points = solid.cast(origins, directions, reach=0.4)
+    landmarks, shares = np.zeros((len(points), 3), int), np.zeros((len(points), 3))
+    names = [keypoint.name for keypoint in body.keypoints]
+    for k, point in enumerate(points):
+        if names[k].startswith("left_"):
+            continue
+        near = np.argsort(((verts - point) ** 2).sum(1))[:6]
+        around = faces[np.isin(faces, near).any(1)]
+        a, b, c = verts[around].transpose(1, 0, 2)
+        system = np.stack([b - a, c - a], axis=-1)
+        inner = np.einsum("fij,fj->fi", np.linalg.pinv(system), point - a)
+        weights = np.clip(np.column_stack([1 - inner.sum(1), inner]), 0, 1)
+        weights /= weights.sum(1, keepdims=True)
+        best = np.linalg.norm(np.einsum("fc,fcx->fx", weights, verts[around]) - point, axis=1).argmin()
+        landmarks[k], shares[k] = around[best], weights[best]
+        if names[k].startswith("right_"):
+            twin = names.index(names[k].replace("right_", "left_"))
+            landmarks[twin], shares[twin] = mirror[around[best]], weights[best]
+    return landmarks, shares
