@@ -26,7 +26,8 @@ def check_tensor(name: str, value: Tensor, shape: str, *, kind: str = "float", f
     }
     if not allowed[kind]:
         remedy = {"float": ".float()", "integer": ".long()", "bool": ".bool()"}[kind]
-        raise TypeError(f"{name} must have a {kind} dtype, got {value.dtype}; convert it with {name}{remedy}")
+        article = "an" if kind == "integer" else "a"
+        raise TypeError(f"{name} must have {article} {kind} dtype, got {value.dtype}; convert it with {name}{remedy}")
     axes = shape.split()
     lengths = tuple(value.shape)
     if axes and axes[0] == "...":

@@ -182,10 +182,11 @@ def describe(run: runs.Run, chapter: runs.Chapter) -> str:
     took = runs.format_seconds(chapter.seconds) if chapter.seconds else ""
     memory = runs.format_memory(chapter.peak_memory) if chapter.peak_memory else ""
     inside = count_inside(run.metrics(chapter))
-    return (
-        f"[{COLORS[chapter.status]}]{MARKS[chapter.status]}[/] {chapter.name:<24} {took:>8} {memory:>9}  "
-        f"{f'{inside} in band' if inside else '':<14}[yellow]{over_budget(run, chapter)}[/]"
-    ).rstrip()
+    remarks = [f"{inside} in band"] if inside else []
+    if over_budget(run, chapter):
+        remarks.append(f"[yellow]{over_budget(run, chapter)}[/]")
+    mark = f"[{COLORS[chapter.status]}]{MARKS[chapter.status]}[/]"
+    return f"{mark} {chapter.name:<24} {took:>8} {memory:>9}  {', '.join(remarks)}".rstrip()
 
 
 class Progress:

@@ -244,7 +244,7 @@ FACE = torch.tensor([[0, 1, 2]])
         (torch.zeros(0, 3), torch.zeros(0, 3, dtype=torch.int64), ValueError, "the mesh is empty"),
         (TRIANGLE[:, :2], FACE, ValueError, "verts must have shape"),
         (TRIANGLE, FACE.int(), TypeError, "faces must be int64"),
-        (TRIANGLE, FACE.float(), TypeError, "faces must have a integer dtype"),
+        (TRIANGLE, FACE.float(), TypeError, "faces must have an integer dtype"),
         (TRIANGLE.long(), FACE, TypeError, "verts must have a float dtype"),
         (TRIANGLE.numpy(), FACE, TypeError, "verts must be a torch.Tensor"),
     ],

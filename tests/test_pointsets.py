@@ -343,7 +343,7 @@ X = torch.zeros(1, 4, 3)
         (lambda: chamfer_distance(X, X, torch.tensor([5])), r"lengths of x must lie in 1 … 4"),
         (lambda: chamfer_distance(X, X, None, torch.tensor([0])), r"lengths of y must lie in 1 … 4"),
         (lambda: chamfer_distance(X, X, torch.tensor([1, 2])), "lengths of x must have shape"),
-        (lambda: chamfer_distance(X, X, torch.tensor([1.0])), "lengths of x must have a integer dtype"),
+        (lambda: chamfer_distance(X, X, torch.tensor([1.0])), "lengths of x must have an integer dtype"),
         (lambda: chamfer_distance(X, X, point_reduction="max"), "point_reduction must be"),
         (lambda: chamfer_distance(X, X, batch_reduction="max"), "batch_reduction must be"),
         (lambda: knn_points(X, X, k=0), "k must be a whole number"),
@@ -358,7 +358,7 @@ X = torch.zeros(1, 4, 3)
         (lambda: sample_surface(SQUARE, SQUARE_FACES[2:], 5), "faces must have an area above zero"),
         (lambda: sample_surface(SQUARE, SQUARE_FACES[:0], 5), "faces must have an area above zero"),
         (lambda: sample_surface(SQUARE / 0, SQUARE_FACES, 5), "verts has NaN"),
-        (lambda: sample_surface(SQUARE, SQUARE_FACES.float(), 5), "faces must have a integer dtype"),
+        (lambda: sample_surface(SQUARE, SQUARE_FACES.float(), 5), "faces must have an integer dtype"),
         (lambda: sample_surface(SQUARE[None, None], SQUARE_FACES, 5), "verts must have shape"),
     ],
 )

@@ -139,7 +139,7 @@ def test_bad_input():
     verts, faces = dented_spheres()
     with pytest.raises(ValueError, match=r"verts must have shape \(B, V, 3\).*add the batch axis"):
         regularity.edge_loss(verts[0], faces)
-    with pytest.raises(TypeError, match="faces must have a integer dtype"):
+    with pytest.raises(TypeError, match="faces must have an integer dtype"):
         regularity.laplacian_loss(verts, faces.float())
     with pytest.raises(ValueError, match="method='cot' is unknown"):
         regularity.laplacian_loss(verts, faces, "cot")

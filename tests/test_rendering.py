@@ -312,7 +312,7 @@ VERTS, FACES = disc(0.5)
         (lambda: rendering.rasterize(VERTS, FACES + 90, 8), ValueError, "faces names vertex 186, verts has 97"),
         (lambda: rendering.rasterize(VERTS, FACES - 1, 8), ValueError, "faces names vertex -1"),
         (lambda: rendering.rasterize(VERTS, FACES[:, :2], 8), ValueError, "faces must have shape"),
-        (lambda: rendering.rasterize(VERTS, FACES.float(), 8), TypeError, "faces must have a integer dtype"),
+        (lambda: rendering.rasterize(VERTS, FACES.float(), 8), TypeError, "faces must have an integer dtype"),
         (lambda: rendering.rasterize(VERTS, FACES, 0), ValueError, "image_size must be"),
         (lambda: rendering.rasterize(VERTS, FACES, (4, 5, 6)), ValueError, "image_size must be"),
         (lambda: rendering.rasterize(VERTS, FACES, 8, perspective=True), ValueError, "behind the camera"),
