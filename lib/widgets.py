@@ -163,7 +163,7 @@ def explore(draw: Callable[..., Figure], alt: str, **controls) -> None:
     """
     widgets = {name: _control(name, control) for name, control in controls.items()}
     # An Image widget instead of an Output: no stream of display messages, and no flicker.
-    picture = ipywidgets.Image(format="png", layout=ipywidgets.Layout(max_width="100%", object_fit="contain"))
+    picture = ipywidgets.Image(format="png", layout=ipywidgets.Layout(max_width="100%", align_self="flex-start"))
     messages = ipywidgets.Output()
 
     def drawn() -> bytes:
