@@ -138,8 +138,9 @@ def test_canonical_frame_from_hidden_points_and_two_directions():
     """No label says left or right: which way round the depths are is read off what hides what."""
     for seed in range(4):
         points, visible, truth = make_frames(count=60, hide=True, seed=seed)
-        shape, cameras = sfm.structure_from_motion(points, visible, PERMUTATION, seed=seed)
+        shape, cameras = sfm.structure_from_motion(points, visible, PERMUTATION)
         shape, cameras = sfm.canonical_frame(shape, cameras, visible, PERMUTATION, TAIL_TO_BEAK, BELLY_TO_BACK)
+        assert cameras.scale.mean() == pytest.approx(1)
         mirror = torch.tensor([1.0, 1, -1]).double()
         torch.testing.assert_close(shape[PERMUTATION] * mirror, shape)
         assert shape[8, 2] > 0 > shape[5, 2]  # the right eye is on the right
