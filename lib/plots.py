@@ -132,7 +132,15 @@ def draw_mesh(axis: Axes, verts, faces, title: str = "", **options) -> None:
 
 
 def draw_points(
-    axis: Axes, points, title: str = "", *, azimuth: float = 30.0, elevation: float = 15.0, color=None, size: float = 4, **scatter
+    axis: Axes,
+    points,
+    title: str = "",
+    *,
+    azimuth: float = 30.0,
+    elevation: float = 15.0,
+    color=None,
+    size: float = 4,
+    **scatter,
 ) -> None:
     """Draw a cloud (N, 3) orthographically from `azimuth`, `elevation` in degrees, far points first."""
     points = torch.as_tensor(points).detach().cpu().float() @ view_rotation(azimuth, elevation).T

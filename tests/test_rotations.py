@@ -170,8 +170,15 @@ def test_nearest_rotation_beats_every_other_rotation():
 
 @pytest.mark.parametrize(
     ("singular_values", "allow_reflection"),
-    [((3.0, 2.0, 1.0), False), ((2.0, 1.0, -0.5), False), ((1.0, 1.0, 1.0), False), ((2.0, 1.0, 0.0), False)]
-    + [((3.0, 2.0, 1.0), True), ((2.0, 1.0, -0.5), True), ((1.0, 1.0, -1.0), True)],
+    [
+        ((3.0, 2.0, 1.0), False),
+        ((2.0, 1.0, -0.5), False),
+        ((1.0, 1.0, 1.0), False),
+        ((2.0, 1.0, 0.0), False),
+        ((3.0, 2.0, 1.0), True),
+        ((2.0, 1.0, -0.5), True),
+        ((1.0, 1.0, -1.0), True),
+    ],
 )
 def test_nearest_rotation_gradient_also_at_equal_singular_values(singular_values, allow_reflection):
     U, V = rotations.random_rotations(2, torch.Generator().manual_seed(0), dtype=torch.float64)
