@@ -48,7 +48,8 @@ def make_breed(category: str, rng: np.random.Generator, spread: float = 1.0) -> 
     body = posed_body(middling, build, still)
     solid = body.solid()
     verts, faces, mirror = symmetric_mesh(solid, SPACING[category])
-    weights = skin_weights(body, solid, verts, faces, mirror)
+    owner, hair, _ = solid.owners(verts)
+    weights = skin_weights(body, owner, faces, mirror)
     matrices, offsets = bone_transforms(middling, build, still)
     inverse = np.linalg.inv(matrices)
     places = skin(weights, inverse, -np.einsum("jab,jb->ja", inverse, offsets), verts)
@@ -62,7 +63,7 @@ def make_breed(category: str, rng: np.random.Generator, spread: float = 1.0) -> 
         mirror=mirror,
         weights=weights,
         places=places,
-        hair=solid.hair(verts),
+        hair=np.maximum(hair, hair[mirror]).astype(float),
         open=np.clip(solid(verts + 0.08 * normals) / 0.08, 0, 1),
         landmarks=landmarks,
         shares=shares,
@@ -75,29 +76,42 @@ def pose_creature(breed: Breed, build: Build, pose: Pose) -> tuple[np.ndarray, f
     matrices, offsets = bone_transforms(breed.body, build, pose)
     verts = skin(breed.weights, matrices, offsets, breed.verts)
     verts = verts - breed.body.joints[0] - ORIGIN[breed.category]
-    return verts, float(verts[breed.feet, 1].min()) - pose.lift
+    return verts, float(verts[breed.feet, 1].min() - pose.lift)
 
 
 def _attach(body: Body, solid: Solid, verts: np.ndarray, faces: np.ndarray, mirror: np.ndarray):
-    """Each keypoint as a point of a triangle of the mesh; left ones are the reflections of right ones."""
+    """Each keypoint as a point of a triangle of the mesh: those of the midline on an edge in the mirror plane, left
+    ones the reflections of right ones."""
     origins = np.array([keypoint.origin for keypoint in body.keypoints])
     directions = np.array([keypoint.direction for keypoint in body.keypoints])
     points = solid.cast(origins, directions, reach=0.4)
     landmarks, shares = np.zeros((len(points), 3), int), np.zeros((len(points), 3))
     names = [keypoint.name for keypoint in body.keypoints]
-    for k, point in enumerate(points):
-        if names[k].startswith("left_"):
+    middle = mirror == np.arange(len(verts))
+    for k, (name, point) in enumerate(zip(names, points, strict=True)):
+        if name.startswith("left_"):
             continue
-        near = np.argsort(((verts - point) ** 2).sum(1))[:6]
+        paired = name.startswith("right_")
+        candidates = np.arange(len(verts)) if paired else np.flatnonzero(middle)
+        near = candidates[np.argsort(((verts[candidates] - point) ** 2).sum(1))[:6]]
         around = faces[np.isin(faces, near).any(1)]
-        a, b, c = verts[around].transpose(1, 0, 2)
-        system = np.stack([b - a, c - a], axis=-1)
-        inner = np.einsum("fij,fj->fi", np.linalg.pinv(system), point - a)
-        weights = np.clip(np.column_stack([1 - inner.sum(1), inner]), 0, 1)
-        weights /= weights.sum(1, keepdims=True)
-        best = np.linalg.norm(np.einsum("fc,fcx->fx", weights, verts[around]) - point, axis=1).argmin()
-        landmarks[k], shares[k] = around[best], weights[best]
-        if names[k].startswith("right_"):
-            twin = names.index(names[k].replace("right_", "left_"))
+        if not paired:
+            around = around[middle[around].sum(1) == 2]
+            around = np.take_along_axis(around, np.argsort(~middle[around], axis=1, kind="stable"), axis=1)
+        corners = verts[around]
+        weights = _closest(corners if paired else corners[:, :2], point)
+        gaps = np.einsum("fc,fcx->fx", weights, corners[:, : weights.shape[1]]) - point
+        best = np.linalg.norm(gaps, axis=1).argmin()
+        landmarks[k], shares[k, : weights.shape[1]] = around[best], weights[best]
+        if paired:
+            twin = names.index(name.replace("right_", "left_"))
             landmarks[twin], shares[twin] = mirror[around[best]], weights[best]
     return landmarks, shares
+
+
+def _closest(corners: np.ndarray, point: np.ndarray) -> np.ndarray:
+    """Barycentric coordinates (F, C), kept within each simplex (F, C, 3), of the point of it near `point` (3,)."""
+    system = (corners[:, 1:] - corners[:, :1]).transpose(0, 2, 1)
+    inner = np.einsum("fij,fj->fi", np.linalg.pinv(system), point - corners[:, 0])
+    weights = np.clip(np.column_stack([1 - inner.sum(1), inner]), 0, 1)
+    return weights / weights.sum(1, keepdims=True)

@@ -21,7 +21,7 @@ class Noise:
     phases: Tensor
 
     @classmethod
-    def sample(cls, rng: np.random.Generator, wavelength: float, count: int = 20, dimensions: int = 3) -> Noise:
+    def sample(cls, rng: np.random.Generator, wavelength: float, count: int = 16, dimensions: int = 3) -> Noise:
         directions = rng.normal(size=(count, dimensions))
         directions /= np.linalg.norm(directions, axis=1, keepdims=True)
         lengths = 2 * np.pi / wavelength * rng.uniform(0.7, 1.4, (count, 1))

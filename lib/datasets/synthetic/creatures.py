@@ -10,6 +10,7 @@ trunk. Units: a horse is about one unit tall at the withers, a bird about one an
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from importlib import resources
 
@@ -38,7 +39,7 @@ from lib.geometry.cameras import WeakPerspective
 from lib.geometry.mesh import Mesh
 
 # Raise it whenever the same arguments give other data.
-VERSION = 3
+VERSION = 5
 CATEGORIES = tuple(BODIES)
 SPLITS = ("train", "test")
 BREEDS = 24
@@ -147,7 +148,7 @@ def make_creatures(category: str, count: int, *, seed: int, image_size: int = 12
     key = _check(category, split, seed, image_size, count=count)
 
     def make() -> dict[str, Tensor]:
-        breeds = [make_breed(category, _rng(*key, 0, i)) for i in range(min(count, BREEDS))]
+        breeds = [_breed(category, *key, 0, i) for i in range(min(count, BREEDS))]
         items = [_portray(breeds[i % BREEDS], _rng(*key, 1, i), image_size) for i in range(count)]
         return _pack(breeds, items)
 
@@ -175,11 +176,16 @@ def make_video(
         raise ValueError(f"gait={gait!r} is unknown; a {category} has {', '.join(map(repr, GAITS[category]))}")
 
     def make() -> dict[str, Tensor]:
-        return _film(make_breed(category, _rng(*key, 2)), _rng(*key, 3), frames, image_size, gait)
+        return _film(_breed(category, *key, 2), _rng(*key, 3), frames, image_size, gait)
 
     parameters = {"version": VERSION, "frames": frames, "seed": seed, "image_size": image_size, "split": split}
     packed = cached(f"video-{category}", parameters | {"gait": gait}, make)
     return Video(category=category, **_unpack(packed))
+
+
+@functools.lru_cache(maxsize=2 * BREEDS)
+def _breed(category: str, *key: int) -> Breed:
+    return make_breed(category, _rng(*key))
 
 
 def _rng(*key: int) -> np.random.Generator:

@@ -9,6 +9,9 @@ from scipy.ndimage import maximum_filter
 from scipy.sparse import coo_matrix
 from skimage.measure import marching_cubes
 
+# Points evaluated at a time, so that what is computed of them stays in the processor's cache.
+CHUNK = 2048
+
 
 @dataclass(frozen=True)
 class Limb:
@@ -50,25 +53,45 @@ def refine(limb: Limb, pieces: int = 3) -> Limb:
     )
 
 
-def limb_distance(limb: Limb, points: np.ndarray) -> np.ndarray:
-    """First-order signed distance (N,) from points (N, 3) to a limb, negative inside."""
-    return _segment_distances(limb, points).min(1)
+def limb_distance(limb: Limb, points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """First-order signed distance (N,) from points (N, 3) to a limb, negative inside; with the segment (N,) where it
+    is least, and the place along that segment (N,), in [0, 1]."""
+    parts = [_chunk_distance(limb, points[i : i + CHUNK]) for i in range(0, max(len(points), 1), CHUNK)]
+    distance, segment, place = (np.concatenate(values) for values in zip(*parts, strict=True))
+    return distance, segment, place
 
 
-def _segment_distances(limb: Limb, points: np.ndarray) -> np.ndarray:
-    start, step = limb.nodes[:-1], np.diff(limb.nodes, axis=0)
-    length2 = np.maximum((step**2).sum(1), 1e-12)
-    t = ((points @ step.T - (start * step).sum(1)) / length2).clip(0, 1)
-    radius = limb.radii[:-1] + np.diff(limb.radii) * t
-    flat = limb.flats[:-1] + np.diff(limb.flats) * t
+def _chunk_distance(limb: Limb, points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    points = points.astype(np.float32)
+    nodes, radii, flats, axis = (part.astype(np.float32) for part in (limb.nodes, limb.radii, limb.flats, limb.axis))
+    start, step = nodes[:-1], np.diff(nodes, axis=0)
+    length2 = np.maximum((step**2).sum(1), 1e-9)
+    ahead = points @ step.T - (start * step).sum(1)
+    t = (ahead / length2).clip(0, 1)
     # |offset|² and its part along the squeezed axis, without forming the (N, S, 3) offsets.
-    offset2 = (points**2).sum(1)[:, None] - 2 * points @ start.T + (start**2).sum(1)
-    offset2 += t * (t * length2 - 2 * (points @ step.T - (start * step).sum(1)))
-    along = (points @ limb.axis)[:, None] - start @ limb.axis - t * (step @ limb.axis)
-    round2 = np.maximum(offset2 - along**2, 0)
-    norm = np.sqrt(round2 + (along / flat) ** 2 + 1e-12)
-    gradient = np.sqrt(round2 + along**2 / flat**4 + 1e-12) / norm
-    return (norm - radius) / gradient
+    square = (points**2).sum(1)[:, None] - 2 * points @ start.T + (start**2).sum(1) + t * (t * length2 - 2 * ahead)
+    along2 = ((points @ axis)[:, None] - start @ axis - t * (step @ axis)) ** 2
+    round2 = np.maximum(square - along2, 0) + 1e-12
+    squeeze = 1 / (flats[:-1] + np.diff(flats) * t) ** 2
+    norm2 = round2 + along2 * squeeze
+    slope = np.sqrt((round2 + along2 * squeeze**2) / norm2)
+    distance = (np.sqrt(norm2) - radii[:-1] - np.diff(radii) * t) / slope
+    rows, segment = np.arange(len(points)), distance.argmin(1)
+    return distance[rows, segment], segment, t[rows, segment]
+
+
+def _limb_gradient(limb: Limb, points: np.ndarray, segment: np.ndarray, t: np.ndarray) -> np.ndarray:
+    """(N, 3) gradient of `limb_distance`, exact on the surface of limbs of even flatness."""
+    step = np.diff(limb.nodes, axis=0)
+    offset = points - limb.nodes[segment] - t[:, None] * step[segment]
+    flat = limb.flats[segment] + t * np.diff(limb.flats)[segment]
+    along = offset @ limb.axis
+    norm = np.sqrt(np.maximum((offset**2).sum(1) - along**2, 0) + (along / flat) ** 2 + 1e-12)
+    outward = offset + ((1 / flat**2 - 1) * along)[:, None] * limb.axis
+    size = np.linalg.norm(outward, axis=1) + 1e-12
+    taper = np.diff(limb.radii) / np.maximum((step**2).sum(1), 1e-9)
+    between = (t > 0) & (t < 1)
+    return outward / size[:, None] - (between * taper[segment] * norm / size)[:, None] * step[segment]
 
 
 def smooth_minimum(a: np.ndarray, b: np.ndarray, blend: float) -> np.ndarray:
@@ -86,54 +109,55 @@ class Solid:
 
     def __call__(self, points: np.ndarray) -> np.ndarray:
         """Signed distance (N,), to first order near the surface; negative inside."""
-        value = np.full(len(points), 1.0)
+        value = np.full(len(points), 1.0, np.float32)
+        for limb, near in self._near(points):
+            value[near] = smooth_minimum(value[near], limb_distance(limb, points[near])[0], limb.blend)
+        return value if self.floor is None else np.maximum(value, self.floor - points[:, 1])
+
+    def differentiate(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Signed distance (N,) and its gradient (N, 3)."""
+        value, gradient = np.full(len(points), 1.0), np.zeros_like(points)
+        for limb, near in self._near(points):
+            distance, segment, t = limb_distance(limb, points[near])
+            share = (0.5 + 0.5 * (value[near] - distance) / limb.blend).clip(0, 1)[:, None]
+            slope = _limb_gradient(limb, points[near], segment, t)
+            gradient[near] = share * slope + (1 - share) * gradient[near]
+            value[near] = smooth_minimum(value[near], distance, limb.blend)
+        if self.floor is not None:
+            below = self.floor - points[:, 1] > value
+            value = np.where(below, self.floor - points[:, 1], value)
+            gradient[below] = (0, -1, 0)
+        return value, gradient
+
+    def _near(self, points: np.ndarray):
+        """The limbs, each with the indices of the points that it may concern."""
         for limb in self.limbs:
             low, high = _box(limb)
             near = np.flatnonzero(((points > low) & (points < high)).all(1))
-            value[near] = smooth_minimum(value[near], limb_distance(limb, points[near]), limb.blend)
-        return value if self.floor is None else np.maximum(value, self.floor - points[:, 1])
-
-    def gradient(self, points: np.ndarray, step: float = 1e-3) -> np.ndarray:
-        """(N, 3) central differences."""
-        moves = step * np.eye(3)
-        shifted = np.concatenate([points + sign * move for move in moves for sign in (1, -1)])
-        values = self(shifted).reshape(3, 2, -1)
-        return ((values[:, 0] - values[:, 1]) / (2 * step)).T
+            if len(near):
+                yield limb, near
 
     def project(self, points: np.ndarray, steps: int = 3, reach: float = 0.02) -> np.ndarray:
         """Move points (N, 3) to the surface by Newton's method, at most `reach` a step."""
         for _ in range(steps):
-            gradient = self.gradient(points)
-            move = self(points)[:, None] * gradient / np.maximum((gradient**2).sum(1, keepdims=True), 0.1)
+            value, gradient = self.differentiate(points)
+            move = value[:, None] * gradient / np.maximum((gradient**2).sum(1, keepdims=True), 0.1)
             length = np.linalg.norm(move, axis=1, keepdims=True)
             points = points - move * np.minimum(1, reach / np.maximum(length, 1e-12))
         return points
 
-    def bone_distances(self, points: np.ndarray, count: int) -> np.ndarray:
-        """(N, count) distance from points to the flesh of each bone."""
-        distances = np.full((len(points), count), 10.0)
+    def owners(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The flesh nearest to each point: its bone (N,), whether it is hair (N,), and its radius (N,), the squeezing
+        taken into account."""
+        nearest = np.full(len(points), np.inf)
+        bone, hair, radius = np.zeros(len(points), int), np.zeros(len(points), bool), np.zeros(len(points))
         for limb in self.limbs:
-            pieces = _segment_distances(limb, points)
-            for bone in np.unique(limb.bones[:-1]):
-                nearest = pieces[:, limb.bones[:-1] == bone].min(1)
-                distances[:, bone] = np.minimum(distances[:, bone], nearest)
-        return distances
-
-    def hair(self, points: np.ndarray) -> np.ndarray:
-        """(N,) 1 where the nearest limb is hair, else 0."""
-        distances = np.stack([limb_distance(limb, points) for limb in self.limbs])
-        return np.array([limb.hair for limb in self.limbs], float)[distances.argmin(0)]
-
-    def thickness(self, points: np.ndarray) -> np.ndarray:
-        """(N,) radius of the flesh nearest to each point, squeezing taken into account."""
-        nearest, radius = np.full(len(points), np.inf), np.zeros(len(points))
-        for limb in self.limbs:
-            pieces = _segment_distances(limb, points)
-            distance = pieces.min(1)
-            own = (limb.radii * np.sqrt(np.minimum(limb.flats, 1)))[pieces.argmin(1)]
-            radius = np.where(distance < nearest, own, radius)
-            nearest = np.minimum(distance, nearest)
-        return radius
+            distance, segment, _ = limb_distance(limb, points)
+            mine = distance < nearest
+            nearest[mine], segment = distance[mine], segment[mine]
+            bone[mine], hair[mine] = limb.bones[segment], limb.hair
+            radius[mine] = (limb.radii * np.sqrt(np.minimum(limb.flats, 1)))[segment]
+        return bone, hair, radius
 
     def bounds(self) -> tuple[np.ndarray, np.ndarray]:
         """Two opposite corners (3,) of a box around the solid."""

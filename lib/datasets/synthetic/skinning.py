@@ -68,17 +68,16 @@ def skin(weights: np.ndarray, matrices: np.ndarray, offsets: np.ndarray, points:
 
 
 def skin_weights(
-    body: Body, solid: Solid, verts: np.ndarray, faces: np.ndarray, mirror: np.ndarray, smoothing: int = 6
+    body: Body, owner: np.ndarray, faces: np.ndarray, mirror: np.ndarray, smoothing: int = 6
 ) -> np.ndarray:
-    """(V, J) weights: each vertex goes to the bone whose flesh is nearest, then they diffuse along the surface.
+    """(V, J) weights: each vertex goes to its owner (V,), the nearest bone, then weights diffuse along the surface.
 
     Diffusing along the surface, not through the air, keeps one leg from pulling at the other.
     """
-    owner = solid.bone_distances(verts, len(body.bones)).argmin(1)
     weights = np.eye(len(body.bones))[owner]
     weights = (weights + weights[mirror][:, mirror_bones(body)]) / 2
     rows, columns = faces[:, [0, 1, 2]].ravel(), faces[:, [1, 2, 0]].ravel()
-    links = coo_matrix((np.ones(len(rows)), (rows, columns)), shape=(len(verts), len(verts))).tocsr()
+    links = coo_matrix((np.ones(len(rows)), (rows, columns)), shape=(len(owner), len(owner))).tocsr()
     links = diags(0.5 / np.asarray(links.sum(1)).ravel()) @ links
     for _ in range(smoothing):
         weights = 0.5 * weights + links @ weights

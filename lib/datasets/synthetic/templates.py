@@ -1,6 +1,7 @@
 """How the templates were made: few, well-shaped triangles on half a body, mirrored, and mapped onto the sphere.
 
-Run `python -m lib.datasets.synthetic.templates` to make `templates.npz` again (a minute).
+`python -m lib.datasets.synthetic.templates` makes `templates.npz` again (a minute). Rounding decides which of two
+equally short edges goes first, so another machine gives other triangles of the same quality: keep the file.
 """
 
 from __future__ import annotations
@@ -161,7 +162,7 @@ class HalfMesh:
         alive = self.alive()
         points = np.array(self.points)
         target = size(points)
-        gradient = solid.gradient(points)
+        _, gradient = solid.differentiate(points)
         normals = gradient / np.maximum(np.linalg.norm(gradient, axis=1, keepdims=True), 1e-6)
         moved = []
         for vertex in alive:
@@ -419,7 +420,7 @@ def make_template(category: str, count: int = 642) -> dict[str, np.ndarray]:
         finer = np.ones(len(points))
         for ear in ears:
             finer = np.minimum(finer, 0.55 + 3 * np.linalg.norm(points - ear, axis=1))
-        return (0.022 + 0.38 * solid.thickness(points)) * finer
+        return (0.022 + 0.38 * solid.owners(points)[2]) * finer
 
     half, faces, rim = remesh(solid, count, size, anchors)
     front = int(np.where(rim, half[:, 0], -np.inf).argmax())
