@@ -173,6 +173,8 @@ def show_run(run: runs.Run) -> None:
     report = write_report(run)
     total = runs.format_seconds(sum(chapter.seconds for chapter in run.chapters))
     console.print(f"[{COLORS[run.status]}]{run.status}[/] in {total}; report: {_short(report)}")
+    if run.status == "interrupted":
+        console.print(f"the same command with --out {_short(run.folder)} continues")
 
 
 def describe(run: runs.Run, chapter: runs.Chapter) -> str:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import nbformat
 import pytest
+from nbformat.v4 import new_code_cell, new_notebook, new_output
 
 from lib import runs
 
@@ -144,3 +148,21 @@ def test_it_imports_at_the_top(code):
         plain = "\n".join(line for line in cell.source.splitlines() if not line.lstrip().startswith(("%", "!")))
         for node in ast.parse(plain).body:
             assert not isinstance(node, ast.Import | ast.ImportFrom), f"move {ast.unparse(node)} to the set-up cell"
+
+
+def test_nbval_is_strict_except_where_two_machines_must_differ(tmp_path):
+    """A changed number fails; another picture, or another state of an interactive one, does not."""
+
+    def stored(file, source, **output):
+        cell = new_code_cell(source, execution_count=1, outputs=[new_output(**output)])
+        nbformat.write(new_notebook(cells=[cell], metadata=METADATA), tmp_path / file)
+
+    stored("number.ipynb", "print(0.1235)", output_type="stream", name="stdout", text="0.1234\n")
+    kinds = ("image/png", "application/vnd.plotly.v1+json", "application/vnd.jupyter.widget-view+json")
+    fresh = {kind: "fresh" for kind in kinds}
+    source = f"from IPython.display import display\ndisplay({fresh!r}, raw=True)"
+    stored("picture.ipynb", source, output_type="display_data", data={kind: "stored" for kind in kinds})
+    command = [sys.executable, "-m", "pytest", "-p", "conftest", "--nbval", "--nbval-current-env", str(tmp_path)]
+    result = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True)
+    assert re.search(r"FAILED .*number.ipynb::Cell 0", result.stdout), result.stdout
+    assert "1 failed, 1 passed" in result.stdout

@@ -174,6 +174,7 @@ def test_an_interrupted_run_keeps_what_is_done(course, tmp_path, number):
         printed = process.communicate(timeout=60)[0]
         assert process.returncode == 130
     assert "interrupted 01_points, cell 5 of 6" in printed and "out/report.html" in printed
+    assert printed.endswith("the same command with --out out continues\n")
     run = runs.Run.load(tmp_path / "out")
     assert run.status == "interrupted" and statuses(run) == {"01_points": "interrupted", "02_meshes": "waiting"}
     assert "kept\n" in outputs(notebook) and "never\n" not in outputs(notebook)
