@@ -306,6 +306,7 @@ start = random_camera(0, 2)
         (lambda: procrustes(0 * X, X, with_scale=True), "source has an item whose points coincide"),
         (lambda: weak_perspective_pose(flat, u), r"points_3d\[0\] lie in a plane"),
         (lambda: weak_perspective_pose(torch.stack([X[0], flat[0]]), u), r"points_3d\[1\] lie in a plane"),
+        (lambda: weak_perspective_pose(X, 0 * u), "points_2d has an item whose points coincide"),
         (lambda: weak_perspective_pose(X, X), r"points_2d must have shape \(B, N, 2\)"),
         (lambda: weak_perspective_pose(X, u.to("meta")), "points_3d on cpu, points_2d on meta"),
         (lambda: refine_weak_perspective(start, X[:1], u[:1]), "start has batch 2, points_3d 1"),

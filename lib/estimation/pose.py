@@ -62,8 +62,8 @@ def weak_perspective_pose(
     First the affine camera of least squares, u ≈ A X + b with A (2, 3); then the scaled rotation nearest
     to A, by SVD. Exact without noise; with noise, near the optimum that `refine_weak_perspective` finds.
 
-    Raises ValueError for points of positive weight that lie in a plane (fewer than 4 always do): their
-    camera is ambiguous.
+    Raises ValueError for points of positive weight that lie in a plane (fewer than 4 always do), for their
+    camera is ambiguous, and for image points that coincide.
     """
     points_3d, points_2d, weights = _correspondences(points_3d, points_2d, weights)
     mean_3d, X = _center(points_3d, weights)
@@ -79,6 +79,8 @@ def weak_perspective_pose(
     normal = torch.linalg.cross(A[:, 0], A[:, 1])[:, None]
     R = nearest_rotation(torch.cat([A, normal], 1))
     scale = (R[:, :2] * A).sum((-1, -2)) / 2
+    if not (scale > 0).all():
+        raise ValueError("points_2d has an item whose points coincide, which leaves the camera open; leave it out")
     translation = mean_2d - scale[:, None] * (R[:, :2] @ mean_3d[..., None]).squeeze(-1)
     return WeakPerspective(scale, translation, matrix_to_quaternion(R))
 
