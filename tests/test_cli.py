@@ -98,7 +98,7 @@ def test_doctor_says_what_is_here_and_what_to_do_about_the_rest(command, monkeyp
     (tmp_path / "data" / "cub" / "file").touch()
     code, printed = command("doctor")
     assert code == 0
-    assert re.search(rf"torch +{re.escape(importlib.metadata.version("torch"))}", printed)
+    assert re.search(rf"torch +{re.escape(importlib.metadata.version('torch'))}", printed)
     assert re.search(r"– +nobodys_module: for show +get it somewhere", printed)
     assert re.search(r"✓ +json: always", printed)
     assert re.search(r"✓ +data/cub", printed)
