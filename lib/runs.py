@@ -386,15 +386,18 @@ def _signal_children(number: int) -> None:
 def store(path: Path) -> float:
     """Execute a notebook in place for committing; returns the seconds taken.
 
-    What it stores depends on nothing but the cells: no timings, no widget state, no machine's metadata.
-    The file is left as it was where a cell fails.
+    What it stores depends on nothing but the cells: no timings, no widget state, no machine's metadata. The
+    cells are formatted as `make test` asks. The file is left as it was where a cell fails.
 
     Raises nbclient.exceptions.CellExecutionError for a failing cell.
     """
     import nbformat
     from nbclient import NotebookClient
 
-    notebook = nbformat.read(path, as_version=4)
+    ruff = [sys.executable, "-m", "ruff", "format", "--quiet", "--stdin-filename", str(path), "-"]
+    source = path.read_text(encoding="utf-8")
+    formatted = subprocess.run(ruff, input=source, capture_output=True, text=True, encoding="utf-8")
+    notebook = nbformat.reads(formatted.stdout or source, as_version=4)
     for cell in notebook.cells:
         cell.metadata = {"tags": cell.metadata["tags"]} if cell.metadata.get("tags") else {}
     started = time.monotonic()

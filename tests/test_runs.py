@@ -223,7 +223,7 @@ def test_a_full_disk_fails_the_chapter_and_leaves_no_half_file(course, tmp_path,
 
 
 def test_a_stored_notebook_depends_on_nothing_but_its_cells(course):
-    path = course("01_points", "print('one')\nprint('two')", "import os\nprint(os.path.basename(os.getcwd()))")
+    path = course("01_points", "print('one')\nprint('two')", "import os\nprint( os.path.basename(os.getcwd()) )")
     runs.store(path)
     first = path.read_bytes()
     runs.store(path)
@@ -235,6 +235,7 @@ def test_a_stored_notebook_depends_on_nothing_but_its_cells(course):
     }
     assert [cell["metadata"] for cell in notebook["cells"]] == [{}, {"tags": ["parameters"]}, {}, {}, {}]
     assert outputs(path) == ["one\ntwo\n", "notebooks\n"]
+    assert "".join(notebook["cells"][-1]["source"]) == "import os\n\nprint(os.path.basename(os.getcwd()))"
 
 
 def test_a_notebook_that_fails_is_not_stored(course):
