@@ -78,15 +78,15 @@ def chapter_title(path: Path) -> str:
 
 
 def chapter_settings(path: Path) -> dict[str, dict]:
-    """The settings of a chapter by profile, read from its call of `choose_settings` without running it.
+    """The settings of a chapter by profile, read from its call of `choose_settings` without running the chapter.
 
-    A value that is no literal is None here.
+    A value that depends on other code of the chapter is None here.
     """
 
-    def literal(node: ast.expr):
+    def evaluate(node: ast.expr):
         try:
-            return ast.literal_eval(node)
-        except ValueError:
+            return eval(compile(ast.Expression(node), path.name, "eval"))
+        except NameError:
             return None
 
     for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
@@ -97,7 +97,7 @@ def chapter_settings(path: Path) -> dict[str, dict]:
             name = getattr(getattr(call, "func", None), "attr", None)
             if name == "choose_settings":
                 return {
-                    profile.arg: {setting.arg: literal(setting.value) for setting in profile.value.keywords}
+                    profile.arg: {setting.arg: evaluate(setting.value) for setting in profile.value.keywords}
                     for profile in call.keywords
                     if profile.arg and isinstance(profile.value, ast.Call)
                 }
@@ -357,7 +357,7 @@ def _execute_notebook(
         outcome.update(status="passed", reason="")
     except Exception as error:
         if isinstance(error, PapermillExecutionError):
-            reason = f"{error.ename}: {error.evalue}"
+            reason = f"{error.ename}: {error.evalue or _failing_line(error.traceback)}"
         elif isinstance(error, DeadKernelError):
             reason = f"the kernel died, having used {format_memory(chapter.peak_memory)}; was there enough memory?"
         else:
@@ -368,6 +368,13 @@ def _execute_notebook(
                 save()
     finally:
         finished.set()
+
+
+def _failing_line(traceback: list[str]) -> str:
+    """The line that the traceback points at, for errors that say nothing themselves."""
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(traceback))
+    pointed = re.search(r"^-+> *\d+ (.*)$", plain, re.MULTILINE)
+    return pointed[1].strip() if pointed else ""
 
 
 def _resident_memory(process: psutil.Process) -> int:

@@ -57,6 +57,11 @@ def test_title_and_settings_are_read_without_running(course):
     path = course("01_points", "raise SystemExit")
     assert runs.chapter_title(path) == "The chapter 01_points"
     assert runs.chapter_settings(path)["full"] == {"steps": 30, "rate": 0.1}
+    computed = (
+        "choices = 3\ntraining.choose_settings(profile, overrides, quick=dict(a=[2**i for i in range(3)], b=choices))"
+    )
+    path = course("02_meshes", settings=computed)
+    assert runs.chapter_settings(path) == {"quick": {"a": [1, 2, 4], "b": None}}
 
 
 def test_overrides_go_to_the_chapters_that_know_them(course):
@@ -136,11 +141,16 @@ def test_a_run_taken_up_keeps_checkpoints_but_not_old_numbers(course, tmp_path):
 
 
 def test_a_kernel_that_dies_fails_its_chapter_alone(course, tmp_path):
-    paths = [course("01_points", "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)"), course("02_meshes")]
+    paths = [
+        course("01_points", "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)"),
+        course("02_meshes"),
+        course("03_cameras", "x = 1\nassert x == 2"),
+    ]
     run = runs.new_run(paths, out=tmp_path / "out")
     runs.execute(run)
-    assert statuses(run) == {"01_points": "failed", "02_meshes": "passed"}
+    assert statuses(run) == {"01_points": "failed", "02_meshes": "passed", "03_cameras": "failed"}
     assert "kernel died" in run.chapters[0].reason and run.chapters[0].cell == 4
+    assert run.chapters[2].reason == "AssertionError: assert x == 2"
 
 
 def test_what_was_left_running_by_a_killed_run_is_run_again(course, tmp_path):
