@@ -146,6 +146,89 @@ def aligned_surface_error(
     return surface_error(scale[:, None, None] * (pred - center) @ rotation.mT + goal, target)
 
 
+def erode(mask: Float[Tensor, "B H W"]) -> Float[Tensor, "B H W"]:
+    """A mask of zeros and ones without its outermost pixels: 1 where the whole 3 × 3 neighbourhood is 1.
+
+    What lies beyond the picture's border counts as 0.
+    """
+    check_tensor("mask", mask, "B H W", finite=True)
+    outside = torch.nn.functional.pad(1 - mask[:, None], (1, 1, 1, 1), value=1.0)
+    return 1 - torch.nn.functional.max_pool2d(outside, 3, stride=1)[:, 0]
+
+
+def side(
+    pred: Float[Tensor, "B H W"], target: Float[Tensor, "B H W"], mask: Float[Tensor, "B H W"]
+) -> Float[Tensor, "B"]:
+    """Scale-invariant depth error of each picture: the standard deviation of Δ = log pred − log target on the mask.
+
+    √(mean Δ² − (mean Δ)²), after Eigen, Puhrsch and Fergus, 2014, as Wu, Rupprecht and Vedaldi, CVPR 2020, use it;
+    they quote it × 10⁻² and erode the mask by one pixel first. A common factor in the depth costs nothing, a common
+    offset does. Multiply by 100 for the customary unit.
+
+    Raises ValueError for shapes that differ, depths not above 0 on the mask, or a picture whose mask is empty.
+    """
+    _check_masked(pred, target, mask, "B H W")
+    inside = mask > 0
+    if not ((pred > 0) & (target > 0) | ~inside).all():
+        raise ValueError("pred and target must be depths above 0 on the mask; a negative depth has no logarithm")
+    ratio = torch.where(inside, pred / torch.where(inside, target, 1.0), 1.0).log()
+    count = mask.sum((-2, -1))
+    mean = (mask * ratio).sum((-2, -1)) / count
+    return ((mask * (ratio - mean[:, None, None]).square()).sum((-2, -1)) / count).sqrt()
+
+
+def mean_angle_deviation(
+    pred: Float[Tensor, "B 3 H W"], target: Float[Tensor, "B 3 H W"], mask: Float[Tensor, "B H W"]
+) -> Float[Tensor, "B"]:
+    """MAD of each picture: the mean angle in degrees between two maps of normals, on the mask.
+
+    Wu, Rupprecht and Vedaldi, CVPR 2020, take both maps of normals from depth maps, by the same differences.
+
+    Raises ValueError for shapes that differ, a normal of length zero on the mask, or a picture whose mask is empty.
+    """
+    _check_masked(pred, target, mask, "B 3 H W")
+    inside = (mask > 0)[..., None]
+    anything = pred.new_tensor([0.0, 0.0, 1.0])
+    angle = angular_error(*(torch.where(inside, normals.movedim(1, -1), anything) for normals in (pred, target)))
+    return (mask * angle).sum((-2, -1)) / mask.sum((-2, -1))
+
+
+def keypoint_depth_correlation(
+    pred: Float[Tensor, "N K"], target: Float[Tensor, "N K"], visible: Bool[Tensor, "N K"]
+) -> Float[Tensor, "K"]:
+    """Pearson's correlation of predicted and true depth, over the pictures that show it, for each of K keypoints.
+
+    Each picture's depths are first centred over its visible keypoints, because a single picture does not tell the
+    distance. The sum over the keypoints is what Moniz et al., "DepthNets", NeurIPS 2018, and after them Wu,
+    Rupprecht and Vedaldi, CVPR 2020, quote for the 66 points of 3DFAW (at most 66).
+
+    Raises ValueError for shapes that differ, or a keypoint that fewer than three pictures show.
+    """
+    _check_pair("pred", pred, "target", target, "N K")
+    check_tensor("visible", visible, f"{pred.shape[0]} {pred.shape[1]}", kind="bool")
+    check_same_device(pred=pred, visible=visible)
+    if int(visible.sum(0).min()) < 3:
+        raise ValueError("visible shows a keypoint in fewer than three pictures; leave it out, or take more pictures")
+    weight = visible.to(pred.dtype)
+
+    def centered(values: Tensor) -> Tensor:
+        values = values - (weight * values).sum(1, keepdim=True) / weight.sum(1, keepdim=True).clamp(min=1)
+        return weight * (values - (weight * values).sum(0) / weight.sum(0))
+
+    a, b = centered(pred), centered(target)
+    return (a * b).sum(0) / (a.square().sum(0) * b.square().sum(0)).sqrt().clamp(min=torch.finfo(pred.dtype).tiny)
+
+
+def _check_masked(pred: Tensor, target: Tensor, mask: Tensor, shape: str) -> None:
+    _check_pair("pred", pred, "target", target, shape)
+    height, width = pred.shape[-2:]
+    check_tensor("mask", mask, f"{len(pred)} {height} {width}", finite=True)
+    check_same_device(pred=pred, mask=mask)
+    if not mask.flatten(1).any(1).all():
+        empty = int((~mask.flatten(1).any(1)).nonzero()[0])
+        raise ValueError(f"mask is empty for picture {empty}; a surface that left the picture cannot be judged")
+
+
 def _check_pair(name1: str, first: Tensor, name2: str, second: Tensor, shape: str) -> None:
     check_tensor(name1, first, shape, finite=True)
     check_tensor(name2, second, shape, finite=True)
