@@ -10,6 +10,7 @@ trunk. Units: a horse is about one unit tall at the withers, a bird about one an
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from dataclasses import dataclass
 from importlib import resources
@@ -153,7 +154,9 @@ def make_creatures(category: str, count: int, *, seed: int, image_size: int = 12
         return _pack(breeds, items)
 
     parameters = {"version": VERSION, "count": count, "seed": seed, "image_size": image_size, "split": split}
-    return Creatures(category=category, **_unpack(cached(f"creatures-{category}", parameters, make)))
+    with _one_thread():
+        packed = cached(f"creatures-{category}", parameters, make)
+    return Creatures(category=category, **_unpack(packed))
 
 
 def make_video(
@@ -179,8 +182,20 @@ def make_video(
         return _film(_breed(category, *key, 2), _rng(*key, 3), frames, image_size, gait)
 
     parameters = {"version": VERSION, "frames": frames, "seed": seed, "image_size": image_size, "split": split}
-    packed = cached(f"video-{category}", parameters | {"gait": gait}, make)
+    with _one_thread():
+        packed = cached(f"video-{category}", parameters | {"gait": gait}, make)
     return Video(category=category, **_unpack(packed))
+
+
+@contextlib.contextmanager
+def _one_thread():
+    """The tensors are small: threads that wait for one another cost tenfold on a busy machine and gain little."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 @functools.lru_cache(maxsize=2 * BREEDS)
