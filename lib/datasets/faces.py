@@ -1,0 +1,193 @@
+"""Pictures of faces: CelebA, the synthetic Basel faces of Unsup3D, cats, any folder, and a hundred small real ones.
+
+The layouts are those of Wu, Rupprecht and Vedaldi, "Unsupervised Learning of Probably Symmetric Deformable 3D Objects
+from Images in the Wild", CVPR 2020. An item is a dict with `image` (3, S, S) in [0, 1] and, where the data set has it,
+`depth` (S, S) in [0.9, 1.1]; so these data sets go straight into `training.fit`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from lib.datasets import photographs
+
+SPLITS = ("train", "val", "test")
+SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
+CROP = 170  # pixels of the middle of a picture that show the face, in the synthetic faces and the cats
+NEAREST, FARTHEST = 0.9, 1.1
+
+NEEDED = (
+    "for CelebA get img_celeba (mmlab.ie.cuhk.edu.hk/projects/CelebA.html, for non-commercial research) and the boxes "
+    "celeba_crop_bbox.txt of Unsup3D's release, and put both into data/faces/celeba; for the synthetic Basel faces get "
+    "the synface data of that release (github.com/elliottwu/unsup3d, for research), and unpack its train, val and "
+    "test, each with image and depth, into data/faces/synface"
+)
+
+
+class FaceImages(Dataset):
+    """Square pictures from files, as dicts of tensors; the base of the data sets below.
+
+    images: one file per item. depths: the file of its depth map, white near, or None. crop: the side in pixels of
+    the middle square that is kept, or None for the largest. boxes: (x, y, width, height) in pixels per item, instead
+    of `crop`; where a box leaves the picture, its border pixels are repeated.
+    """
+
+    def __init__(
+        self,
+        images: Sequence[Path],
+        image_size: int,
+        *,
+        crop: int | None = None,
+        depths: Sequence[Path] | None = None,
+        boxes: Sequence[tuple[float, float, float, float]] | None = None,
+    ) -> None:
+        if image_size < 1:
+            raise ValueError(f"image_size must be at least 1, got {image_size}")
+        self.images, self.depths, self.boxes = list(images), depths, boxes
+        self.image_size, self.crop = image_size, crop
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        box = self.boxes[index] if self.boxes is not None else None
+        item = {"image": self._read(self.images[index], "RGB", box).clamp(0, 1)}
+        if self.depths is not None:
+            nearness = self._read(self.depths[index], "L", box)[0].clamp(0, 1)
+            item["depth"] = NEAREST + (FARTHEST - NEAREST) * (1 - nearness)
+        return item
+
+    def stack(self, count: int | None = None) -> dict[str, Tensor]:
+        """The first `count` items (all, unless given) as one dict of stacked tensors."""
+        items = [self[index] for index in range(min(len(self), count or len(self)))]
+        return {name: torch.stack([item[name] for item in items]) for name in items[0]}
+
+    def _read(self, path: Path, mode: str, box) -> Float[Tensor, "C S S"]:
+        try:
+            with Image.open(path) as file:
+                pixels = np.asarray(file.convert(mode), np.float32) / 255
+        except OSError as error:
+            raise OSError(f"{path} cannot be read as a picture ({error}); fetch it again or remove it") from None
+        picture = torch.from_numpy(np.atleast_3d(pixels)).permute(2, 0, 1)
+        picture = cut(picture, box) if box is not None else cut_middle(picture, self.crop)
+        size = (self.image_size, self.image_size)
+        return torch.nn.functional.interpolate(picture[None], size, mode="bilinear", antialias=True)[0]
+
+
+class CelebA(FaceImages):
+    """CelebA(root, split): photographs of celebrities, cropped to the head.
+
+    root holds either `celeba_cropped/{train,val,test}`, which Unsup3D's script makes, or the originals `img_celeba`
+    with `celeba_crop_bbox.txt`, whose rows are: file name, split (0, 1, 2), x, y, width, height.
+
+    Raises FileNotFoundError saying what to download and where to put it, ValueError for a damaged row.
+    """
+
+    def __init__(self, root: str | Path, split: str = "train", image_size: int = 64) -> None:
+        _check_split(split)
+        root = Path(root)
+        cropped = root / "celeba_cropped" / split
+        if cropped.is_dir():
+            super().__init__(_pictures(cropped, NEEDED), image_size)
+            return
+        listing = root / "celeba_crop_bbox.txt"
+        for needed in (root / "img_celeba", listing):
+            if not needed.exists():
+                raise FileNotFoundError(f"{needed} is missing; {NEEDED}")
+        images, boxes = [], []
+        for number, row in enumerate(listing.read_text().splitlines(), 1):
+            name, *numbers = row.split() or [""]
+            try:
+                belongs, x, y, width, height = map(int, numbers)
+                chosen = SPLITS[belongs] == split
+            except (ValueError, IndexError):
+                if number == 1 or not name:  # a heading, a last empty line
+                    continue
+                raise ValueError(f"{listing}, row {number}: {row!r} is not 'name split x y w h'; get it anew") from None
+            if chosen:
+                images.append(root / "img_celeba" / name)
+                boxes.append((x, y, width, height))
+        super().__init__(images, image_size, boxes=boxes)
+
+
+class BaselFaces(FaceImages):
+    """BaselFaces(root, split): Unsup3D's synthetic faces with depth, for evaluation.
+
+    root holds `{train,val,test}/{image,depth}`; a depth map's name is its picture's with "image" made "depth".
+    Depth = 0.9 + 0.2 (1 − brightness). Where there is no face the depth map is black, depth 1.1.
+
+    Raises FileNotFoundError saying what to download and where to put it.
+    """
+
+    def __init__(self, root: str | Path, split: str = "test", image_size: int = 64) -> None:
+        _check_split(split)
+        folder = Path(root) / split
+        images = _pictures(folder / "image", NEEDED)
+        depths = [folder / "depth" / path.name.replace("image", "depth") for path in images]
+        for depth in depths:
+            if not depth.exists():
+                raise FileNotFoundError(f"{depth} is missing; {NEEDED}")
+        super().__init__(images, image_size, crop=CROP, depths=depths)
+
+
+def image_folder(root: str | Path, image_size: int = 64, *, crop: int | None = None) -> FaceImages:
+    """All pictures in a folder and the folders below it, in the order of their names.
+
+    crop: the side in pixels of the middle square to keep; without it the largest. Unsup3D's cats (a `cat_combined`
+    folder, from the cat head data sets of Zhang et al., 2008, and Parkhi et al., 2012) take `crop=CROP`.
+
+    Raises FileNotFoundError where there is no picture.
+    """
+    return FaceImages(_pictures(Path(root), "put pictures (jpg or png) there"), image_size, crop=crop)
+
+
+def real_faces(image_size: int = 32) -> Float[Tensor, "100 3 S S"]:
+    """The hundred photographs that come with scikit-image (Labelled Faces in the Wild), enlarged from 25 × 25, grey."""
+    small = photographs.faces()[:, None]
+    large = torch.nn.functional.interpolate(small, (image_size, image_size), mode="bicubic", antialias=True)
+    return large.clamp(0, 1).expand(-1, 3, -1, -1).contiguous()
+
+
+def cut(picture: Float[Tensor, "C H W"], box: tuple[float, float, float, float]) -> Float[Tensor, "C h w"]:
+    """The part of a picture inside a box (x, y, width, height) in pixels; beyond the border its last pixels repeat.
+
+    Raises ValueError for a box that is empty or wholly outside.
+    """
+    height, width = picture.shape[-2:]
+    left, top = round(box[0]), round(box[1])
+    right, bottom = left + round(box[2]), top + round(box[3])
+    if right <= left or bottom <= top or right <= 0 or bottom <= 0 or left >= width or top >= height:
+        raise ValueError(f"box must overlap the picture of {width} × {height} pixels, got {box}")
+    rows = torch.arange(top, bottom).clamp(0, height - 1)
+    columns = torch.arange(left, right).clamp(0, width - 1)
+    return picture[:, rows[:, None], columns]
+
+
+def cut_middle(picture: Float[Tensor, "C H W"], side: int | None = None) -> Float[Tensor, "C S S"]:
+    """The middle square of a picture, `side` pixels wide or, where that is too much or None, as wide as it can be."""
+    height, width = picture.shape[-2:]
+    side = min(height, width, side or height)
+    top, left = (height - side) // 2, (width - side) // 2
+    return picture[:, top : top + side, left : left + side]
+
+
+def _check_split(split: str) -> None:
+    if split not in SPLITS:
+        raise ValueError(f"split={split!r} is unknown; use one of {', '.join(map(repr, SPLITS))}")
+
+
+def _pictures(folder: Path, needed: str) -> list[Path]:
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder} is missing; {needed}")
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+    if not paths:
+        raise FileNotFoundError(f"{folder} holds no picture; {needed}")
+    return paths
