@@ -1,0 +1,413 @@
+"""Unsup3D: depth, albedo, light, view and confidence from one picture, learnt from pictures alone.
+
+After Wu, Rupprecht and Vedaldi, "Unsupervised Learning of Probably Symmetric Deformable 3D Objects from Images in the
+Wild", CVPR 2020. A picture is explained by a canonical object, seen from the front: its depth map d and its albedo a,
+lit by a light l and turned to a view w. Both maps should be mirror-symmetric, so the picture must also be explained by
+their mirror images; that second explanation is what turns a picture into a stereo pair.
+
+Frames and units. Camera: x right, y down, z forward. The canonical depth map is that of a camera with a field of
+view of 10 degrees, so pixel (x, y) of the image plane [−1, 1]², at depth d, is the point (x/f, y/f, 1)·d with
+f = 1/tan 5°. Depths lie in [0.9, 1.1]; one unit is the distance to the point (0, 0, 1) about which the object turns.
+Normals point out of the object, towards the camera (z < 0), and the light's direction towards the light.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lib import rendering
+from lib.checks import check_same_device, check_tensor
+from lib.geometry.mesh import Mesh
+from lib.losses.photometric import SMALLEST_SIGMA, gaussian_nll, laplacian_nll
+from lib.losses.smoothness import curvature_loss, smoothness_loss
+
+FIELD_OF_VIEW = 10.0  # degrees
+FOCAL = 1 / math.tan(math.radians(FIELD_OF_VIEW / 2))
+PIVOT = 1.0
+MIDDLE, RANGE = 1.0, 0.1  # depths are MIDDLE ± RANGE
+BORDER, BORDER_DEPTH = 2, 1.04  # so many columns at either side are held at this depth
+MAX_TURN = math.radians(60)
+
+
+def pixel_rays(height: int, width: int, device: torch.device | str = "cpu") -> Float[Tensor, "3 H W"]:
+    """(x/f, y/f, 1) for the centre of every pixel: a depth times this is a point."""
+    y = (2 * torch.arange(height, device=device) + 1) / height - 1
+    x = (2 * torch.arange(width, device=device) + 1) / width - 1
+    rows, columns = torch.meshgrid(y, x, indexing="ij")
+    return torch.stack([columns / FOCAL, rows / FOCAL, torch.ones_like(rows)])
+
+
+def depth_to_points(depth: Float[Tensor, "B H W"]) -> Float[Tensor, "B 3 H W"]:
+    """The point each pixel sees, in the camera's frame."""
+    check_tensor("depth", depth, "B H W")
+    return depth[:, None] * pixel_rays(*depth.shape[1:], device=depth.device).to(depth.dtype)
+
+
+def depth_to_normals(depth: Float[Tensor, "B H W"]) -> Float[Tensor, "B 3 H W"]:
+    """Unit normals towards the camera, by central differences of the points (one-sided at the border)."""
+    points = F.pad(depth_to_points(depth), (1, 1, 1, 1), mode="replicate")
+    right = points[:, :, 1:-1, 2:] - points[:, :, 1:-1, :-2]
+    down = points[:, :, 2:, 1:-1] - points[:, :, :-2, 1:-1]
+    return F.normalize(torch.linalg.cross(down, right, dim=1), dim=1)
+
+
+def light_direction(light: Float[Tensor, "B 4"]) -> Float[Tensor, "B 3"]:
+    """The unit direction towards the light, from (ambient, diffuse, l_x, l_y): (l_x, l_y, −1) normalised."""
+    return F.normalize(torch.cat([light[:, 2:], -torch.ones_like(light[:, :1])], 1), dim=1)
+
+
+def shading(normals: Float[Tensor, "B 3 H W"], light: Float[Tensor, "B 4"]) -> Float[Tensor, "B H W"]:
+    """Lambert's law: ambient + diffuse · max(0, n · l)."""
+    cosine = (normals * light_direction(light)[:, :, None, None]).sum(1).clamp(min=0)
+    return light[:, 0, None, None] + light[:, 1, None, None] * cosine
+
+
+def view_rotation(view: Float[Tensor, "B 6"]) -> Float[Tensor, "B 3 3"]:
+    """R = Rz Ry Rx of the turns about x, y and z, in radians, in view[:, :3]."""
+    (cx, cy, cz), (sx, sy, sz) = view[:, :3].cos().unbind(-1), view[:, :3].sin().unbind(-1)
+    rows = [
+        [cz * cy, cz * sy * sx - sz * cx, cz * sy * cx + sz * sx],
+        [sz * cy, sz * sy * sx + cz * cx, sz * sy * cx - cz * sx],
+        [-sy, cy * sx, cy * cx],
+    ]
+    return torch.stack([torch.stack(row, -1) for row in rows], -2)
+
+
+def turn(points: Float[Tensor, "B N 3"], view: Float[Tensor, "B 6"]) -> Float[Tensor, "B N 3"]:
+    """Canonical points as seen from the view: R (P − c) + c + t with c = (0, 0, 1)."""
+    pivot = points.new_tensor([0, 0, PIVOT])
+    return (points - pivot) @ view_rotation(view).mT + pivot + view[:, None, 3:]
+
+
+def turn_back(points: Float[Tensor, "B N 3"], view: Float[Tensor, "B 6"]) -> Float[Tensor, "B N 3"]:
+    """The inverse of `turn`."""
+    pivot = points.new_tensor([0, 0, PIVOT])
+    return (points - pivot - view[:, None, 3:]) @ view_rotation(view) + pivot
+
+
+def project(points: Float[Tensor, "B N 3"]) -> Float[Tensor, "B N 3"]:
+    """Onto the image plane, keeping the depth: (f x / z, f y / z, z)."""
+    return torch.cat([FOCAL * points[..., :2] / points[..., 2:], points[..., 2:]], -1)
+
+
+@lru_cache
+def grid_faces(height: int, width: int, device: torch.device | str = "cpu") -> Int[Tensor, "F 3"]:
+    """Two triangles for every square of four neighbouring pixels, counter-clockwise seen from the camera."""
+    index = torch.arange(height * width, device=device).view(height, width)
+    a, b, c, d = index[:-1, :-1], index[:-1, 1:], index[1:, :-1], index[1:, 1:]
+    return torch.stack([torch.stack([a, c, b], -1), torch.stack([c, d, b], -1)], 2).view(-1, 3)
+
+
+def warp_depth(
+    depth: Float[Tensor, "B H W"], view: Float[Tensor, "B 6"]
+) -> tuple[Float[Tensor, "B H W"], Float[Tensor, "B H W"]]:
+    """The depth map of the turned surface and where it is seen (1, else 0; the depth there is 1.1).
+
+    The pixels are the vertices of a mesh that `rendering` rasterises; differentiable in both arguments.
+    """
+    height, width = depth.shape[1:]
+    corners = project(turn(depth_to_points(depth).flatten(2).mT, view))
+    seen = rendering.depth(corners, grid_faces(height, width, depth.device), (height, width), perspective=True)
+    mask = torch.isfinite(seen)
+    return torch.where(mask, seen, MIDDLE + RANGE), mask.to(depth.dtype)
+
+
+def canonical_places(seen: Float[Tensor, "B H W"], view: Float[Tensor, "B 6"]) -> Float[Tensor, "B H W 2"]:
+    """For each pixel of the view, the place (x, y) on the canonical image plane that shows the same point."""
+    points = turn_back(depth_to_points(seen).flatten(2).mT, view)
+    return project(points)[..., :2].view(*seen.shape, 2)
+
+
+def reproject(
+    canonical: Float[Tensor, "B C H W"], depth: Float[Tensor, "B H W"], view: Float[Tensor, "B 6"]
+) -> tuple[Float[Tensor, "B C H W"], Float[Tensor, "B H W"], Float[Tensor, "B H W"]]:
+    """Π: a canonical picture on its depth map, seen from the view, by inverse warping.
+
+    Render the turned depth; carry each of its points back to the canonical frame; look the colour up there. Gradients
+    reach depth and view through the place that is looked up. Returns the picture, the depth seen, and the mask.
+
+    Raises ValueError or TypeError for shapes and devices that do not fit.
+    """
+    check_tensor("canonical", canonical, "B C H W")
+    b, _, h, w = canonical.shape
+    check_tensor("depth", depth, f"{b} {h} {w}")
+    check_tensor("view", view, f"{b} 6")
+    check_same_device(canonical=canonical, depth=depth, view=view)
+    seen, mask = warp_depth(depth, view)
+    places = canonical_places(seen, view)
+    image = F.grid_sample(canonical, places, padding_mode="border", align_corners=False)
+    return image, seen, mask
+
+
+def paint(
+    canonical: Float[Tensor, "B C H W"], depth: Float[Tensor, "B H W"], view: Float[Tensor, "B 6"]
+) -> tuple[Float[Tensor, "B C H W"], Float[Tensor, "B H W"], Float[Tensor, "B H W"]]:
+    """Π once more, by forward warping: every pixel a coloured vertex, the turned mesh painted as it is.
+
+    The same picture as `reproject` gives up to the interpolation (linear on triangles, bilinear on squares).
+    """
+    height, width = depth.shape[1:]
+    faces = grid_faces(height, width, depth.device)
+    corners = project(turn(depth_to_points(depth).flatten(2).mT, view))
+    fragments = rendering.rasterize(corners, faces, (height, width), perspective=True)
+    image = rendering.interpolate(canonical.flatten(2).mT, faces, fragments)
+    return image, torch.where(fragments.mask, fragments.depth, MIDDLE + RANGE), fragments.mask.to(depth.dtype)
+
+
+class Factors(NamedTuple):
+    """What the networks read from a picture.
+
+    depth (B, H, W) and albedo (B, 3, H, W): canonical. light (B, 4): ambient and diffuse in [0, 1], l_x and l_y in
+    [−1, 1]. view (B, 6): turns in radians, shift in units. sigma (B, 2, H, W) > 0: how far off the picture's
+    explanation may be, in the view's frame; and that of the mirrored explanation. sigma_features (B, 2, H/4, W/4):
+    the same for the perceptual loss.
+    """
+
+    depth: Float[Tensor, "B H W"]
+    albedo: Float[Tensor, "B 3 H W"]
+    light: Float[Tensor, "B 4"]
+    view: Float[Tensor, "B 6"]
+    sigma: Float[Tensor, "B 2 H W"]
+    sigma_features: Float[Tensor, "B 2 H/4 W/4"]
+
+
+class Rendering(NamedTuple):
+    """image (B, 3, H, W), depth and mask (B, H, W) as seen from the view; normals and shading are canonical."""
+
+    image: Float[Tensor, "B 3 H W"]
+    depth: Float[Tensor, "B H W"]
+    mask: Float[Tensor, "B H W"]
+    normals: Float[Tensor, "B 3 H W"]
+    shading: Float[Tensor, "B H W"]
+
+
+def render(
+    depth: Float[Tensor, "B H W"],
+    albedo: Float[Tensor, "B 3 H W"],
+    light: Float[Tensor, "B 4"],
+    view: Float[Tensor, "B 6"],
+) -> Rendering:
+    """Î = Π(Λ(a, d, l), d, w): light the canonical face, then turn it."""
+    normals = depth_to_normals(depth)
+    shade = shading(normals, light)
+    image, seen, mask = reproject(albedo * shade[:, None], depth, view)
+    return Rendering(image, seen, mask, normals, shade)
+
+
+def encoder(size: int, channels: int, out: int, norm: bool) -> nn.Sequential:
+    """(B, 3, size, size) → (B, out, 1, 1): halve the picture, double the channels, down to 4 × 4."""
+    layers: list[nn.Module] = []
+    before, width = 3, channels
+    while size > 4:
+        layers.append(nn.Conv2d(before, width, 4, stride=2, padding=1, bias=False))
+        if norm and size > 8:
+            layers.append(nn.GroupNorm(max(width // 4, 1), width))
+        layers.append(nn.LeakyReLU(0.2))
+        before, width, size = width, min(2 * width, 8 * channels), size // 2
+    return nn.Sequential(*layers, nn.Conv2d(before, out, 4, bias=False), nn.ReLU())
+
+
+def decoder(code: int, channels: int, size: int, out: int, coarse: int = 1) -> nn.Sequential:
+    """(B, code, 1, 1) → (B, out, size, size): 4 × 4 first, then double the map, halve the channels.
+
+    coarse: stop at a map so many times smaller and enlarge it bilinearly.
+    """
+    widths = [channels * min(max(size // (2 * side), 1), 8) for side in _doublings(4, size // coarse)]
+    layers = [nn.ConvTranspose2d(code, widths[0], 4, bias=False), nn.ReLU()]
+    for before, width in pairwise(widths):
+        layers += [nn.Upsample(scale_factor=2), nn.Conv2d(before, width, 3, padding=1, bias=False)]
+        layers += [nn.GroupNorm(max(width // 4, 1), width), nn.ReLU()]
+    layers.append(nn.Conv2d(widths[-1], out, 5, padding=2))
+    if coarse > 1:
+        layers.append(nn.Upsample(scale_factor=coarse, mode="bilinear", align_corners=False))
+    return nn.Sequential(*layers)
+
+
+def _doublings(first: int, last: int) -> list[int]:
+    return [first * 2**k for k in range((last // first).bit_length())]
+
+
+class PhotoGeometricAutoencoder(nn.Module):
+    """Five networks from a picture (B, 3, S, S) in [0, 1] to its `Factors`.
+
+    image_size: S, a power of two, 16 or more. channels, code: the networks' width; the paper has 64 and 256 at
+    S = 64, about 30 million parameters in all.
+
+    Aids, all off by default, for small networks and short trainings; each is to be declared where results are quoted:
+    prior: this much of a half-ellipsoid, taller than wide, is added to the depth map before the tanh; it says that the
+        object is nearer in the middle than at its sides.
+    average: the average depth and albedo are parameters of their own, and the networks predict the difference.
+    coarse: networks predict maps this many times smaller, enlarged bilinearly.
+    max_shift: how far the view can shift the object, in units; the paper has 0.1.
+    frozen_depth: depth is the prior and nothing else; not an aid but a control.
+    """
+
+    def __init__(
+        self,
+        image_size: int = 64,
+        channels: int = 64,
+        code: int = 256,
+        *,
+        prior: float = 0.0,
+        average: bool = False,
+        coarse: int = 1,
+        max_shift: float = 0.1,
+        frozen_depth: bool = False,
+    ) -> None:
+        super().__init__()
+        if image_size < 16 or image_size & (image_size - 1):
+            raise ValueError(f"image_size must be a power of two, 16 or more, got {image_size}; resize the pictures")
+        if coarse not in (1, 2, 4):
+            raise ValueError(f"coarse must be 1, 2 or 4, got {coarse}")
+        self.image_size, self.max_shift, self.frozen_depth = image_size, max_shift, frozen_depth
+
+        def maps(out: int) -> nn.Sequential:
+            below = encoder(image_size, channels, code, norm=True)
+            return nn.Sequential(below, decoder(code, channels, image_size, out, coarse))
+
+        def numbers(out: int) -> nn.Sequential:
+            return nn.Sequential(encoder(image_size, channels, code, norm=False), nn.Conv2d(code, out, 1), nn.Flatten())
+
+        self.depth, self.albedo, self.confidence = maps(1), maps(3), maps(4)
+        self.light, self.view = numbers(4), numbers(6)
+        self.average_depth = nn.Parameter(torch.zeros(image_size, image_size), requires_grad=average)
+        self.average_albedo = nn.Parameter(torch.zeros(3, image_size, image_size), requires_grad=average)
+        self.register_buffer("prior", prior * half_ellipsoid(image_size), persistent=False)
+
+    def forward(self, images: Float[Tensor, "B 3 S S"]) -> Factors:
+        check_tensor("images", images, f"B 3 {self.image_size} {self.image_size}")
+        x = 2 * images - 1
+        raw = self.average_depth.expand(len(x), -1, -1)
+        raw = torch.zeros_like(raw) if self.frozen_depth else raw + self.depth(x)[:, 0]
+        spread = F.softplus(self.confidence(x)) + SMALLEST_SIGMA
+        light, view = self.light(x).tanh(), self.view(x).tanh()
+        reach = view.new_tensor([MAX_TURN] * 3 + [self.max_shift] * 2 + [0.0])  # not to and fro: a face's size is free
+        return Factors(
+            depth=to_depth(raw, self.prior),
+            albedo=(self.albedo(x) + self.average_albedo).tanh() / 2 + 0.5,
+            light=torch.cat([light[:, :2] / 2 + 0.5, light[:, 2:]], 1),
+            view=view * reach,
+            sigma=spread[:, :2],
+            sigma_features=F.avg_pool2d(spread[:, 2:], 4),
+        )
+
+
+def half_ellipsoid(size: int) -> Float[Tensor, "S S"]:
+    """Minus the height of an ellipsoid over the picture, its mean removed: least, that is nearest, in the middle."""
+    ticks = (2 * torch.arange(size) + 1) / size - 1
+    height = (1 - (ticks[None] / 1.05) ** 2 - (ticks[:, None] / 1.4) ** 2).clamp(min=0.02).sqrt()
+    return height.mean() - height
+
+
+def to_depth(raw: Float[Tensor, "B H W"], prior: float | Tensor = 0.0) -> Float[Tensor, "B H W"]:
+    """What a network says → a depth map: remove the mean, add the prior, tanh, [0.9, 1.1]; sides held at 1.04.
+
+    The mean distance says nothing (the picture would only be a little larger or smaller), so it is taken away. The
+    outermost columns are held far back, so that a turned face shows background rather than nothing at its side.
+    """
+    depth = MIDDLE + RANGE * (raw - raw.mean((1, 2), keepdim=True) + prior).tanh()
+    side = torch.full_like(depth[:, :, :BORDER], BORDER_DEPTH)
+    return torch.cat([side, depth[:, :, BORDER:-BORDER], side], 2)
+
+
+def photogeometric_loss(
+    images: Float[Tensor, "B 3 H W"],
+    factors: Factors,
+    *,
+    flip_weight: float = 0.5,
+    flip_depth: bool = True,
+    flip_albedo: bool = True,
+    lit: bool = True,
+    confidence: bool = True,
+    features: nn.Module | None = None,
+    smoothness: float = 0.0,
+    curvature: float = 0.0,
+) -> dict[str, Tensor]:
+    """E = L(Î, I, σ) + λ_f L(Î', I, σ'), L the Laplacian likelihood and, with `features`, the perceptual one.
+
+    flip_weight: λ_f. flip_depth, flip_albedo, lit, confidence: False for the paper's ablations.
+    features: an encoder from pictures to feature maps of a quarter of the size (`lib.models.perceptual`).
+    smoothness, curvature: weights of two aids on the depth in units of RANGE; 0 as in the paper.
+
+    Returns the terms by name: "loss", the sum; "photometric"; "perceptual"; "error", the mean |Î − I|; "seen", the
+    share of the picture that the turned surface covers (a shrinking one betrays a collapse).
+    """
+    depth, albedo, light, view, sigma, sigma_features = factors
+    b = len(images)
+    both = render(
+        torch.cat([depth, depth.flip(-1) if flip_depth else depth]),
+        torch.cat([albedo, albedo.flip(-1) if flip_albedo else albedo]),
+        torch.cat([light, light]) if lit else light.new_tensor([1.0, 0.0, 0.0, 0.0]).expand(2 * b, 4),
+        torch.cat([view, view]),
+    )
+    if features is not None:
+        with torch.no_grad():
+            wanted = features(images)
+        found = features(both.image * both.mask[:, None])
+        seen = -F.max_pool2d(-both.mask[:, None], 4)[:, 0]
+    photometric = perceptual = images.new_zeros(())
+    for side, weight in ((0, 1.0), (1, flip_weight)):
+        part = slice(side * b, (side + 1) * b)
+        spread = sigma[:, side] if confidence else None
+        photometric = photometric + weight * laplacian_nll(both.image[part], images, spread, both.mask[part])
+        if features is not None:
+            spread = sigma_features[:, side] if confidence else None
+            perceptual = perceptual + weight * gaussian_nll(found[part], wanted, spread, seen[part])
+    loss = photometric + perceptual
+    if smoothness or curvature:
+        relief = (depth - MIDDLE) / RANGE
+        loss = loss + smoothness * smoothness_loss(relief) + curvature * curvature_loss(relief)
+    error = (both.mask[:b] * (both.image[:b] - images).abs().mean(1)).sum() / both.mask[:b].sum()
+    return {
+        "loss": loss,
+        "photometric": photometric,
+        "perceptual": perceptual,
+        "error": error,
+        "seen": both.mask[:b].mean(),
+    }
+
+
+def degeneracies(factors: Factors, rendering: Rendering) -> dict[str, bool]:
+    """Known wrong answers that a falling loss does not betray, by name; needs no truth, only a batch of results.
+
+    "flat depth": the faces' relief is less than a twentieth of the depth range.
+    "inverted depth": the middle of the faces lies behind their sides (the hollow mask).
+    "everything in albedo": the shading hardly varies over a face, so the light explains nothing.
+    "view collapse": all pictures get the same view, or less than half of the picture is covered.
+    """
+    middle = centre(factors.depth)
+    size = factors.depth.shape[-1]
+    ring = torch.cat([factors.depth[:, size // 4 : -(size // 4), c] for c in (BORDER, -BORDER - 1)], 1)
+    return {
+        "flat depth": bool(middle.flatten(1).std(1).mean() < RANGE / 20),
+        "inverted depth": bool((ring.mean(1) - middle.mean((1, 2))).mean() < 0),
+        "everything in albedo": bool(centre(rendering.shading).flatten(1).std(1).mean() < 0.03),
+        "view collapse": bool(factors.view[:, 1].std() < math.radians(4) or rendering.mask.mean() < 0.5),
+    }
+
+
+def centre(maps: Float[Tensor, "... H W"]) -> Float[Tensor, "... H/2 W/2"]:
+    """The middle half of a map, rows and columns."""
+    height, width = maps.shape[-2:]
+    return maps[..., height // 4 : -(height // 4), width // 4 : -(width // 4)]
+
+
+def depth_mesh(depth: Float[Tensor, "H W"], texture: Float[Tensor, "3 H W"]) -> Mesh:
+    """A canonical depth map as a mesh to export, textured: world frame, y up, the face looking along +z.
+
+    The rotation by 180 degrees about x takes the camera's frame to the world's; the pivot becomes the origin.
+    """
+    height, width = depth.shape
+    points = depth_to_points(depth[None])[0].flatten(1).T
+    points = (points - points.new_tensor([0, 0, PIVOT])) * points.new_tensor([1.0, -1.0, -1.0])
+    rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    uvs = torch.stack([(columns + 0.5) / width, 1 - (rows + 0.5) / height], -1).view(-1, 2)
+    return Mesh(points, grid_faces(height, width, depth.device).clone(), uvs=uvs.to(points), texture=texture)

@@ -1,0 +1,263 @@
+"""Unsup3D: shading and warping held against ray-marched faces, gradients, conventions, known wrong answers."""
+
+import math
+
+import pytest
+import torch
+import trimesh
+from torch.nn import functional as F
+
+from lib.datasets.synthetic import faces
+from lib.geometry.mesh import face_normals, save_mesh
+from lib.metrics import erode
+from lib.models import unsup3d
+from lib.training import fit
+
+generator = torch.Generator().manual_seed(0)
+
+
+@pytest.fixture(scope="module")
+def truth():
+    return faces.make_faces(6, seed=5, image_size=96, canonical=True, cache=False)
+
+
+def smooth_depth(batch=2, size=12, dtype=torch.float64):
+    """Bowls of gentle slopes, nearest in the middle."""
+    ticks = (2 * torch.arange(size, dtype=dtype) + 1) / size - 1
+    bowl = 0.96 + 0.03 * ticks[None] ** 2 + 0.02 * ticks[:, None] ** 2 + 0.004 * ticks[None] * ticks[:, None]
+    return torch.stack([bowl + 0.005 * i for i in range(batch)])
+
+
+def some_views(batch=2, dtype=torch.float64):
+    return torch.tensor([[0.1, 0.4, -0.1, 0.004, -0.003, 0], [-0.2, -0.5, 0.05, 0, 0.002, 0]], dtype=dtype)[:batch]
+
+
+def test_conventions_agree_with_the_generators():
+    """Two implementations, written apart: the model's and the ray marcher's."""
+    views = some_views()
+    torch.testing.assert_close(unsup3d.view_rotation(views), faces._rotation(views[:, :3]))
+    assert unsup3d.FOCAL == faces.FOCAL and unsup3d.PIVOT == faces.PIVOT
+    assert (unsup3d.MIDDLE - unsup3d.RANGE, unsup3d.MIDDLE + unsup3d.RANGE) == (faces.NEAR, faces.FAR)
+
+
+def test_turning_there_and_back():
+    points = torch.rand(2, 50, 3, generator=generator, dtype=torch.float64) + 0.5
+    views = some_views()
+    torch.testing.assert_close(unsup3d.turn_back(unsup3d.turn(points, views), views), points)
+    pivot = torch.tensor([0, 0, unsup3d.PIVOT], dtype=torch.float64)
+    torch.testing.assert_close(unsup3d.turn(pivot.expand(2, 1, 3), views)[:, 0], pivot + views[:, 3:])
+
+
+def test_points_project_back_to_their_pixels():
+    depth = smooth_depth()
+    places = unsup3d.project(unsup3d.depth_to_points(depth).flatten(2).mT)
+    torch.testing.assert_close(places[..., 2].view_as(depth), depth)
+    ticks = (2 * torch.arange(12, dtype=torch.float64) + 1) / 12 - 1
+    torch.testing.assert_close(places[0, :, 0].view(12, 12), ticks.expand(12, 12))
+    torch.testing.assert_close(places[0, :, 1].view(12, 12), ticks[:, None].expand(12, 12))
+
+
+def test_normals_of_planes():
+    """The plane z = 1 + x tan α: its normal is (sin α, 0, −cos α), at every pixel."""
+    alpha = 0.4
+    rays = unsup3d.pixel_rays(16, 16).double()
+    depth = 1 / (1 - rays[0] * math.tan(alpha))
+    normals = unsup3d.depth_to_normals(depth[None])[0]
+    expected = torch.tensor([math.sin(alpha), 0, -math.cos(alpha)], dtype=torch.float64)
+    torch.testing.assert_close(normals, expected[:, None, None].expand(3, 16, 16))
+
+
+def test_normals_and_shading_of_faces(truth):
+    """Canonical normals from depth, turned to the view, against those of the marched surface's gradient."""
+    inside = erode(erode(truth.mask)) > 0
+    normals = unsup3d.depth_to_normals(truth.depth)
+    angle = torch.rad2deg((normals * truth.normals).sum(1)[inside].clamp(-1, 1).acos())
+    assert angle.median() < 1
+    assert (normals[:, 2] < 0).all()
+    lit_from_the_right = torch.tensor([[0.2, 0.7, 0.9, 0.0]]).expand(6, 4)
+    shade = unsup3d.shading(unsup3d.depth_to_normals(truth.canonical_depth), lit_from_the_right)
+    middle = slice(30, 66)
+    assert (shade[:, middle, 56:76].mean((1, 2)) > shade[:, middle, 20:40].mean((1, 2)) + 0.1).all()
+
+
+def test_true_factors_give_the_true_picture(truth):
+    """Λ and Π with the true depth, albedo, light and view, against the marched picture: under 2/255 in the interior.
+
+    Interior: the face without its rim, where the canonical view shows the same point, and away from the lines behind
+    which the nose hides the cheek.
+    """
+    made = unsup3d.render(truth.canonical_depth, truth.canonical_albedo, truth.light, truth.view)
+    same_point = ((made.depth - truth.depth).abs() < 0.002).float() * made.mask
+    places = unsup3d.canonical_places(made.depth, truth.view)
+    inner = erode(erode(erode((truth.canonical_depth < 1.05).float())))
+    facing = F.grid_sample(inner[:, None], places, align_corners=False)[:, 0] > 0.99
+    interior = erode(erode(truth.mask)) * erode(same_point) * facing
+    assert interior.mean() > 0.4
+    error = (made.image - truth.image).abs().mean(1)
+    assert float((error * interior).sum() / interior.sum()) < 2 / 255
+    depth_error = ((made.depth - truth.depth).abs() * interior).sum() / interior.sum()
+    assert float(depth_error) < 2e-4
+
+
+def test_both_ways_to_warp_agree(truth):
+    inverse, depth, mask = unsup3d.reproject(truth.canonical_albedo, truth.canonical_depth, truth.view)
+    forward, depth_too, mask_too = unsup3d.paint(truth.canonical_albedo, truth.canonical_depth, truth.view)
+    torch.testing.assert_close(depth, depth_too)
+    assert torch.equal(mask, mask_too)
+    inside = erode(erode(mask * (depth < 1.05)))[:, None]
+    assert float(((forward - inverse).abs() * inside).sum() / (3 * inside.sum())) < 2 / 255
+
+
+@pytest.mark.parametrize("warp", [unsup3d.reproject, unsup3d.paint])
+def test_the_identity_view_changes_nothing(warp):
+    depth = smooth_depth(dtype=torch.float32)
+    picture = torch.rand(2, 3, 12, 12, generator=generator)
+    image, seen, mask = warp(picture, depth, torch.zeros(2, 6))
+    inner = (slice(None), slice(None), slice(1, -1), slice(1, -1))
+    torch.testing.assert_close(image[inner], picture[inner], atol=2e-4, rtol=0)
+    torch.testing.assert_close(seen[:, 1:-1, 1:-1], depth[:, 1:-1, 1:-1], atol=1e-5, rtol=0)
+    assert mask[:, 1:-1, 1:-1].all()
+
+
+@pytest.mark.parametrize("warp", [unsup3d.reproject, unsup3d.paint])
+def test_gradients_of_the_warp(warp):
+    """Against finite differences, in depth, view and picture, where no pixel changes its triangle."""
+    depth, views = smooth_depth(size=8), some_views()
+    picture = torch.rand(2, 2, 8, 8, generator=generator, dtype=torch.float64)
+
+    def inner(picture, depth, views):
+        image, seen, _ = warp(picture, depth, views)
+        return image[:, :, 2:-2, 2:-2], seen[:, 2:-2, 2:-2]
+
+    inputs = (picture.requires_grad_(), depth.requires_grad_(), views.requires_grad_())
+    assert torch.autograd.gradcheck(inner, inputs, eps=1e-7, atol=1e-4, rtol=1e-3)
+
+
+def test_gradients_of_the_shading():
+    depth = smooth_depth(size=6).requires_grad_()
+    light = torch.tensor([[0.3, 0.6, 0.5, -0.4], [0.2, 0.7, -0.3, 0.1]], dtype=torch.float64, requires_grad=True)
+
+    def shade(depth, light):
+        return unsup3d.shading(unsup3d.depth_to_normals(depth), light)
+
+    assert torch.autograd.gradcheck(shade, (depth, light), atol=1e-6)
+
+
+def test_mirrored_factors_give_the_mirrored_picture():
+    """Depth and albedo flipped, light and view mirrored: the flipped picture. So symmetry is about x = 0."""
+    depth, views = smooth_depth(dtype=torch.float32), some_views(dtype=torch.float32)
+    albedo = torch.rand(2, 3, 12, 12, generator=generator)
+    light = torch.tensor([[0.3, 0.6, 0.5, -0.4], [0.2, 0.7, -0.3, 0.1]])
+    made = unsup3d.render(depth, albedo, light, views)
+    mirror_light, mirror_view = torch.tensor([1.0, 1, -1, 1]), torch.tensor([1.0, -1, -1, -1, 1, 1])
+    flipped = unsup3d.render(depth.flip(-1), albedo.flip(-1), light * mirror_light, views * mirror_view)
+    inside = (made.mask * flipped.mask.flip(-1))[:, None]
+    torch.testing.assert_close(flipped.image.flip(-1) * inside, made.image * inside, atol=2e-3, rtol=0)
+    torch.testing.assert_close(flipped.shading.flip(-1), made.shading)
+
+
+def test_depth_maps_keep_their_promises():
+    raw = 5 * torch.randn(3, 16, 16, generator=generator)
+    depth = unsup3d.to_depth(raw)
+    assert (depth >= 0.9).all() and (depth <= 1.1).all()
+    assert (depth[:, :, [0, 1, -2, -1]] == 1.04).all()
+    torch.testing.assert_close(unsup3d.to_depth(raw + 7), depth)
+    prior = unsup3d.half_ellipsoid(16)
+    bowl = unsup3d.to_depth(torch.zeros(1, 16, 16), prior)[0]
+    assert bowl[8, 8] < bowl[8, 3] and bowl[8, 8] < bowl[2, 8]
+    assert abs(float(prior.mean())) < 1e-6 and torch.equal(prior, prior.flip(1))
+
+
+def small_model(**options):
+    torch.manual_seed(0)
+    return unsup3d.PhotoGeometricAutoencoder(16, 4, 16, **options)
+
+
+def test_the_networks_outputs():
+    images = torch.rand(3, 3, 16, 16, generator=generator)
+    for options in ({}, {"coarse": 2, "average": True, "prior": 0.7, "max_shift": 0.02}):
+        factors = small_model(**options)(images)
+        assert factors.depth.shape == (3, 16, 16) and factors.albedo.shape == (3, 3, 16, 16)
+        assert factors.sigma.shape == (3, 2, 16, 16) and factors.sigma_features.shape == (3, 2, 4, 4)
+        assert (factors.sigma > 0).all() and (factors.sigma_features > 0).all()
+        assert (factors.view[:, :3].abs() <= math.pi / 3).all() and (factors.view[:, 5] == 0).all()
+        assert (factors.view[:, 3:].abs() <= options.get("max_shift", 0.1)).all()
+        assert (factors.light[:, :2] >= 0).all() and (factors.light.abs() <= 1).all()
+    with pytest.raises(ValueError, match="power of two"):
+        unsup3d.PhotoGeometricAutoencoder(24)
+    with pytest.raises(ValueError, match="coarse"):
+        small_model(coarse=3)
+    with pytest.raises(ValueError, match="images must have shape"):
+        small_model()(torch.rand(2, 3, 32, 32))
+
+
+def test_the_papers_networks_are_of_the_papers_size():
+    count = sum(p.numel() for p in unsup3d.PhotoGeometricAutoencoder().parameters())
+    assert 25e6 < count < 40e6
+
+
+def test_the_frozen_control_has_the_priors_depth():
+    model = small_model(prior=0.7, average=True, frozen_depth=True)
+    factors = model(torch.rand(2, 3, 16, 16, generator=generator))
+    torch.testing.assert_close(factors.depth[0], unsup3d.to_depth(torch.zeros(1, 16, 16), model.prior)[0])
+
+
+def test_the_loss_reaches_every_network_and_falls():
+    data = {"image": faces.make_faces(8, seed=0, image_size=16, cache=False).image}
+    model = small_model(prior=0.7, average=True)
+
+    def loss_fn(model, batch, step):
+        return unsup3d.photogeometric_loss(batch["image"], model(batch["image"]), smoothness=0.05, curvature=0.2)
+
+    loss_fn(model, data, 0)["loss"].backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None and torch.isfinite(parameter.grad).all(), name
+        assert parameter.grad.abs().max() > 0, name
+    history = fit(model, loss_fn, data, steps=40, batch_size=8, lr=2e-3, device="cpu", log_every=10)
+    assert history["photometric"][-1] < history["photometric"][0] - 0.1
+    assert history["seen"][-1] > 0.5
+
+
+def test_a_perfect_explanation_costs_least(truth):
+    """With the true factors both explanations fit; any ablated flip leaves one of them as it was."""
+    sigma = torch.full((6, 2, 96, 96), 0.1)
+    factors = unsup3d.Factors(
+        truth.canonical_depth, truth.canonical_albedo, truth.light, truth.view, sigma, sigma[:, :, ::4, ::4]
+    )
+    best = unsup3d.photogeometric_loss(truth.image, factors)
+    hollow = factors._replace(depth=2 - truth.canonical_depth)
+    wrong_view = factors._replace(view=-truth.view)
+    for wrong in (hollow, wrong_view):
+        assert unsup3d.photogeometric_loss(truth.image, wrong)["loss"] > best["loss"] + 0.1
+    same = unsup3d.photogeometric_loss(truth.image, factors, flip_albedo=False, flip_depth=False)
+    torch.testing.assert_close(same["loss"], best["loss"], atol=0.05, rtol=0)
+    dark = unsup3d.photogeometric_loss(truth.image, factors, lit=False)
+    assert dark["error"] > 3 * best["error"]
+
+
+def test_known_wrong_answers_are_named(truth):
+    sigma = torch.ones(6, 2, 96, 96)
+    good = unsup3d.Factors(truth.canonical_depth, truth.canonical_albedo, truth.light, truth.view, sigma, sigma)
+
+    def named(**changes):
+        factors = good._replace(**changes)
+        found = unsup3d.degeneracies(factors, unsup3d.render(*factors[:4]))
+        return [name for name, present in found.items() if present]
+
+    assert named() == []
+    assert named(depth=torch.ones_like(good.depth)) == ["flat depth", "everything in albedo"]
+    assert "inverted depth" in named(depth=2 - good.depth)
+    dull = good.light * torch.tensor([1.0, 0.05, 1.0, 1.0])
+    assert named(light=dull) == ["everything in albedo"]
+    assert named(view=torch.zeros_like(good.view)) == ["view collapse"]
+
+
+def test_the_exported_mesh(truth, tmp_path):
+    mesh = unsup3d.depth_mesh(truth.canonical_depth[0], truth.canonical_albedo[0])
+    assert mesh.verts.shape == (96 * 96, 3) and mesh.faces.shape == (2 * 95 * 95, 3)
+    middle = face_normals(mesh.verts, mesh.faces).view(95, 95, 2, 3)[40:50, 40:50].mean((0, 1, 2))
+    assert middle[2] > 0.7  # it looks along +z, out of the screen
+    assert mesh.verts[0, 1] > mesh.verts[-1, 1]  # the picture's first row is the highest
+    save_mesh(tmp_path / "face.glb", mesh)
+    loaded = trimesh.load(tmp_path / "face.glb", force="mesh")
+    assert len(loaded.faces) == len(mesh.faces) and loaded.visual.uv is not None
