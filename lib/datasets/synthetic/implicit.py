@@ -131,11 +131,14 @@ class Solid:
 
     def _near(self, points: np.ndarray):
         """The limbs, each with the indices of the points that it may concern."""
+        first, last = points.min(0), points.max(0)
         for limb in self.limbs:
             low, high = _box(limb)
-            near = np.flatnonzero(((points > low) & (points < high)).all(1))
-            if len(near):
-                yield limb, near
+            if (last > low).all() and (first < high).all():
+                inside = [(column > a) & (column < b) for column, a, b in zip(points.T, low, high, strict=True)]
+                near = np.flatnonzero(inside[0] & inside[1] & inside[2])
+                if len(near):
+                    yield limb, near
 
     def project(self, points: np.ndarray, steps: int = 3, reach: float = 0.02) -> np.ndarray:
         """Move points (N, 3) to the surface by Newton's method, at most `reach` a step."""

@@ -89,9 +89,9 @@ class Meadow:
         depth = ((y - horizon) / 1.5).clamp(0, 1)
         soil = torch.as_tensor(self.ground, dtype=torch.float32) * (1.12 - 0.25 * depth + shade)[:, None]
         color = paint(color, soil, below)
+        texture = (1 + 0.14 * self.noise(place))[:, None]
         for at, level, radius, tall, blur, tone in self.things:
             distance = (((x - at) / radius) ** 2 + ((y - horizon - level * 0.5 + 0.1) / (radius * tall)) ** 2).sqrt()
-            texture = (1 + 0.14 * self.noise(place))[:, None]
             color = paint(
                 color,
                 torch.as_tensor(tone, dtype=torch.float32) * texture,
