@@ -72,7 +72,7 @@ def test_it_opens_as_every_chapter_does(path, notebook):
     assert re.match(rf"# {number} · \S", title.source)
     for expected in ("What you'll do", "What you'll learn", "What you need", "CPU cores", "GPU"):
         assert expected in title.source, expected
-    assert re.search(r"\d+ (minutes?|seconds?)", title.source), "the title says how long the chapter takes"
+    assert re.search(r"\d+½? (minutes?|seconds?|s)\b", title.source), "the title says how long the chapter takes"
     assert re.search(r"[Pp]apers?\*\*|[Ss]ource", title.source), "the title names the paper"
     assert setup.cell_type == "code" and "plots.use_style()" in setup.source
     assert parameters.source == PARAMETERS and parameters.metadata.tags == ["parameters"]
