@@ -153,6 +153,17 @@ def test_bodies_at_rest_are_closed_and_symmetric(breed):
     assert np.allclose(breed.weights.sum(1), 1)
 
 
+def test_gradients_of_a_solid_point_outward_as_finite_differences_do(breed):
+    solid, step = breed.body.solid(), 2e-3
+    points = breed.verts[:: len(breed.verts) // 300]
+    value, gradient = solid.differentiate(points)
+    assert np.abs(value - solid(points)).max() < 1e-5
+    moves = step * np.eye(3)
+    differences = np.stack([(solid(points + m) - solid(points - m)) / (2 * step) for m in moves], axis=1)
+    cosine = (gradient * differences).sum(1) / np.linalg.norm(gradient, axis=1) / np.linalg.norm(differences, axis=1)
+    assert np.median(cosine) > 0.998 and np.percentile(cosine, 5) > 0.95
+
+
 # Pictures
 
 
