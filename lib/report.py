@@ -145,7 +145,7 @@ def _summary(run: Run) -> str:
     overrides = "".join(f", {name} = {value!r}" for name, value in run.overrides.items())
     total = format_seconds(sum(chapter.seconds for chapter in run.chapters))
     settings = f"profile {run.profile}, seed {run.seed}, device {run.device}{overrides}"
-    machine = f"{run.hardware['cores']} CPU cores, {run.hardware['memory']}, GPU: {run.hardware['gpu']}"
+    machine = f"CPU cores: {run.hardware['cores']}, {run.hardware['memory']}, GPU: {run.hardware['gpu']}"
     return f"""<h1>3D deep learning, a run of the course</h1>
 <p class="soft">{html.escape(run.started.replace("T", " "))} · {html.escape(settings)} · {html.escape(machine)} ·
 {total} in all · <span class="{run.status}">{run.status}</span></p>
