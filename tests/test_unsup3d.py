@@ -196,6 +196,16 @@ def test_the_papers_networks_are_of_the_papers_size():
     assert 25e6 < count < 40e6
 
 
+def test_differences_from_the_average_have_no_tilt():
+    maps = torch.rand(2, 8, 8, generator=generator)
+    level = unsup3d.without_tilt(maps)
+    rows = torch.linspace(-1, 1, 8)[:, None]
+    torch.testing.assert_close((level * rows).mean((1, 2)), torch.zeros(2), atol=1e-6, rtol=0)
+    torch.testing.assert_close(unsup3d.without_tilt(maps + 3 * rows - 5), level, atol=1e-5, rtol=0)
+    factors = small_model(average=True)(torch.rand(2, 3, 16, 16, generator=generator))
+    assert (factors.difference * torch.linspace(-1, 1, 16)[:, None]).mean().abs() < 1e-6
+
+
 def test_the_frozen_control_has_the_priors_depth():
     model = small_model(prior=0.7, average=True, frozen_depth=True)
     factors = model(torch.rand(2, 3, 16, 16, generator=generator))
@@ -207,7 +217,7 @@ def test_the_loss_reaches_every_network_and_falls():
     model = small_model(prior=0.7, average=True)
 
     def loss_fn(model, batch, step):
-        return unsup3d.photogeometric_loss(batch["image"], model(batch["image"]), smoothness=0.05, curvature=0.2)
+        return unsup3d.photogeometric_loss(batch["image"], model(batch["image"]), curvature=0.2, likeness=0.1)
 
     loss_fn(model, data, 0)["loss"].backward()
     for name, parameter in model.named_parameters():
@@ -222,7 +232,13 @@ def test_a_perfect_explanation_costs_least(truth):
     """With the true factors both explanations fit; any ablated flip leaves one of them as it was."""
     sigma = torch.full((6, 2, 96, 96), 0.1)
     factors = unsup3d.Factors(
-        truth.canonical_depth, truth.canonical_albedo, truth.light, truth.view, sigma, sigma[:, :, ::4, ::4]
+        truth.canonical_depth,
+        truth.canonical_albedo,
+        truth.light,
+        truth.view,
+        sigma,
+        sigma[:, :, ::4, ::4],
+        sigma[:, 0],
     )
     best = unsup3d.photogeometric_loss(truth.image, factors)
     hollow = factors._replace(depth=2 - truth.canonical_depth)
@@ -237,7 +253,9 @@ def test_a_perfect_explanation_costs_least(truth):
 
 def test_known_wrong_answers_are_named(truth):
     sigma = torch.ones(6, 2, 96, 96)
-    good = unsup3d.Factors(truth.canonical_depth, truth.canonical_albedo, truth.light, truth.view, sigma, sigma)
+    good = unsup3d.Factors(
+        truth.canonical_depth, truth.canonical_albedo, truth.light, truth.view, sigma, sigma, sigma[:, 0]
+    )
 
     def named(**changes):
         factors = good._replace(**changes)

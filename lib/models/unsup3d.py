@@ -168,7 +168,8 @@ class Factors(NamedTuple):
     depth (B, H, W) and albedo (B, 3, H, W): canonical. light (B, 4): ambient and diffuse in [0, 1], l_x and l_y in
     [−1, 1]. view (B, 6): turns in radians, shift in units. sigma (B, 2, H, W) > 0: how far off the picture's
     explanation may be, in the view's frame; and that of the mirrored explanation. sigma_features (B, 2, H/4, W/4):
-    the same for the perceptual loss.
+    the same for the perceptual loss. difference (B, H, W): what was predicted beside the average depth, before the
+    tanh, in units of RANGE.
     """
 
     depth: Float[Tensor, "B H W"]
@@ -177,6 +178,7 @@ class Factors(NamedTuple):
     view: Float[Tensor, "B 6"]
     sigma: Float[Tensor, "B 2 H W"]
     sigma_features: Float[Tensor, "B 2 H/4 W/4"]
+    difference: Float[Tensor, "B H W"]
 
 
 class Rendering(NamedTuple):
@@ -244,9 +246,12 @@ class PhotoGeometricAutoencoder(nn.Module):
     Aids, all off by default, for small networks and short trainings; each is to be declared where results are quoted:
     prior: this much of a half-ellipsoid, taller than wide, is added to the depth map before the tanh; it says that the
         object is nearer in the middle than at its sides.
-    average: the average depth and albedo are parameters of their own, and the networks predict the difference.
+    average: the average depth and albedo are parameters of their own, and the networks predict the difference; that
+        of the depth without its mean and its vertical tilt, which distance and pitch could explain as well.
     coarse: networks predict maps this many times smaller, enlarged bilinearly.
     max_shift: how far the view can shift the object, in units; the paper has 0.1.
+    least_sigma: no pixel may be trusted more than this, so that smooth skin does not outweigh the eyes.
+    view_gain, light_gain: factors before the tanh of these two networks, which then learn faster.
     frozen_depth: depth is the prior and nothing else; not an aid but a control.
     """
 
@@ -260,6 +265,9 @@ class PhotoGeometricAutoencoder(nn.Module):
         average: bool = False,
         coarse: int = 1,
         max_shift: float = 0.1,
+        least_sigma: float = SMALLEST_SIGMA,
+        view_gain: float = 1.0,
+        light_gain: float = 1.0,
         frozen_depth: bool = False,
     ) -> None:
         super().__init__()
@@ -267,7 +275,8 @@ class PhotoGeometricAutoencoder(nn.Module):
             raise ValueError(f"image_size must be a power of two, 16 or more, got {image_size}; resize the pictures")
         if coarse not in (1, 2, 4):
             raise ValueError(f"coarse must be 1, 2 or 4, got {coarse}")
-        self.image_size, self.max_shift, self.frozen_depth = image_size, max_shift, frozen_depth
+        self.image_size, self.max_shift, self.least_sigma = image_size, max_shift, least_sigma
+        self.view_gain, self.light_gain, self.frozen_depth = view_gain, light_gain, frozen_depth
 
         def maps(out: int) -> nn.Sequential:
             below = encoder(image_size, channels, code, norm=True)
@@ -285,19 +294,31 @@ class PhotoGeometricAutoencoder(nn.Module):
     def forward(self, images: Float[Tensor, "B 3 S S"]) -> Factors:
         check_tensor("images", images, f"B 3 {self.image_size} {self.image_size}")
         x = 2 * images - 1
-        raw = self.average_depth.expand(len(x), -1, -1)
-        raw = torch.zeros_like(raw) if self.frozen_depth else raw + self.depth(x)[:, 0]
-        spread = F.softplus(self.confidence(x)) + SMALLEST_SIGMA
-        light, view = self.light(x).tanh(), self.view(x).tanh()
+        difference = self.depth(x)[:, 0]
+        if self.average_depth.requires_grad:
+            difference = without_tilt(difference)
+        if self.frozen_depth:
+            difference = torch.zeros_like(difference)
+        spread = F.softplus(self.confidence(x)) + self.least_sigma
+        light, view = (self.light_gain * self.light(x)).tanh(), (self.view_gain * self.view(x)).tanh()
         reach = view.new_tensor([MAX_TURN] * 3 + [self.max_shift] * 2 + [0.0])  # not to and fro: a face's size is free
         return Factors(
-            depth=to_depth(raw, self.prior),
+            depth=to_depth(difference + (0 if self.frozen_depth else self.average_depth), self.prior),
             albedo=(self.albedo(x) + self.average_albedo).tanh() / 2 + 0.5,
             light=torch.cat([light[:, :2] / 2 + 0.5, light[:, 2:]], 1),
             view=view * reach,
             sigma=spread[:, :2],
             sigma_features=F.avg_pool2d(spread[:, 2:], 4),
+            difference=difference,
         )
+
+
+def without_tilt(maps: Float[Tensor, "B H W"]) -> Float[Tensor, "B H W"]:
+    """The maps less their mean and the best-fitting slope from top to bottom."""
+    rows = torch.linspace(-1, 1, maps.shape[1], device=maps.device, dtype=maps.dtype)[:, None]
+    rows = rows / rows.square().mean().sqrt()
+    maps = maps - maps.mean((1, 2), keepdim=True)
+    return maps - (maps * rows).mean((1, 2), keepdim=True) * rows
 
 
 def half_ellipsoid(size: int) -> Float[Tensor, "S S"]:
@@ -330,17 +351,19 @@ def photogeometric_loss(
     features: nn.Module | None = None,
     smoothness: float = 0.0,
     curvature: float = 0.0,
+    likeness: float = 0.0,
 ) -> dict[str, Tensor]:
     """E = L(Î, I, σ) + λ_f L(Î', I, σ'), L the Laplacian likelihood and, with `features`, the perceptual one.
 
     flip_weight: λ_f. flip_depth, flip_albedo, lit, confidence: False for the paper's ablations.
     features: an encoder from pictures to feature maps of a quarter of the size (`lib.models.perceptual`).
-    smoothness, curvature: weights of two aids on the depth in units of RANGE; 0 as in the paper.
+    smoothness, curvature, likeness: weights of three aids, 0 in the paper: a smooth relief, in units of RANGE; faces
+        that are much like their average (the mean square of `factors.difference`).
 
     Returns the terms by name: "loss", the sum; "photometric"; "perceptual"; "error", the mean |Î − I|; "seen", the
     share of the picture that the turned surface covers (a shrinking one betrays a collapse).
     """
-    depth, albedo, light, view, sigma, sigma_features = factors
+    depth, albedo, light, view, sigma, sigma_features, difference = factors
     b = len(images)
     both = render(
         torch.cat([depth, depth.flip(-1) if flip_depth else depth]),
@@ -365,6 +388,8 @@ def photogeometric_loss(
     if smoothness or curvature:
         relief = (depth - MIDDLE) / RANGE
         loss = loss + smoothness * smoothness_loss(relief) + curvature * curvature_loss(relief)
+    if likeness:
+        loss = loss + likeness * difference.square().mean()
     error = (both.mask[:b] * (both.image[:b] - images).abs().mean(1)).sum() / both.mask[:b].sum()
     return {
         "loss": loss,
