@@ -205,6 +205,9 @@ def _control(name: str, control) -> ipywidgets.Widget:
 def _show(traces, frames, labels, picture: Figure, azimuth, elevation, height, alt) -> None:
     """Display plotly traces, with a slider where there are several frames, and the picture beside them."""
     slider = _slider(labels, len(frames)) if len(frames) > 1 else None
+    drawn = [*traces, *(trace for frame in frames for trace in frame.data)]
+    points = np.concatenate([np.stack([trace.x, trace.y, trace.z], 1) for trace in drawn]).astype(float)
+    unseen = [_cube(points)] if any(isinstance(trace, go.Mesh3d) for trace in traces) else []
     layout = go.Layout(
         template=None,
         width=WIDTH * height,
@@ -212,17 +215,28 @@ def _show(traces, frames, labels, picture: Figure, azimuth, elevation, height, a
         margin={"l": 0, "r": 0, "t": 20, "b": 0},
         legend={"orientation": "h", "itemsizing": "constant", "x": 0, "y": 1, "yanchor": "bottom"},
         showlegend=len([trace for trace in traces if trace.name]) > 1,
-        scene=_scene([*traces, *(trace for frame in frames for trace in frame.data)], azimuth, elevation),
+        scene=_scene(points, azimuth, elevation),
         sliders=[slider] if slider else None,
     )
-    figure = go.Figure(traces, layout, frames if slider else None)
+    figure = go.Figure([*traces, *unseen], layout, frames if slider else None)
     bundle, metadata = _bundle(_png(picture), alt)
     display(bundle | {PLOTLY: json.loads(figure.to_json())}, metadata=metadata, raw=True)
 
 
-def _scene(traces: list, azimuth: float, elevation: float) -> dict:
-    """World y up, equal aspect, no axes, and a frame that holds all of the traces and stands still."""
-    points = np.concatenate([np.stack([trace.x, trace.y, trace.z], 1) for trace in traces]).astype(float)
+def _cube(points: np.ndarray) -> go.Scatter3d:
+    """Two unseen corners that make the data's bounding box a cube.
+
+    plotly scales each axis by that box and the lamp's direction with it: over the box of a horse, long and
+    narrow, the lamp would shine on the flanks alone wherever the viewer stands.
+    """
+    low, high = points.min(0), points.max(0)
+    middle, half = (low + high) / 2, (high - low).max() / 2
+    corners = dict(zip("xyz", np.stack([middle - half, middle + half], 1).tolist(), strict=True))
+    return go.Scatter3d(**corners, mode="markers", opacity=0, hoverinfo="skip", showlegend=False)
+
+
+def _scene(points: np.ndarray, azimuth: float, elevation: float) -> dict:
+    """World y up, equal aspect, no axes, and a frame that holds all of the points and stands still."""
     low, high = points.min(0), points.max(0)
     extent = np.maximum(high - low, 1e-3 * max((high - low).max(), 1e-9))
     middle, aspect = (low + high) / 2, DIAGONAL * extent / np.linalg.norm(extent)

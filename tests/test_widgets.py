@@ -53,6 +53,16 @@ def test_view_is_upright_at_equal_scale_and_from_the_side_asked_for(shown):
     assert ratio["x"] / ratio["y"] == pytest.approx(3) and ratio["x"] / ratio["z"] == pytest.approx(6)
 
 
+def test_the_box_of_the_data_is_a_cube_over_all_steps_so_that_the_lamp_keeps_its_place(shown):
+    moving = MOVING * torch.tensor([3.0, 1.0, 0.5])
+    widgets.mesh_viewer(moving, MESH.faces)
+    unseen = shown[0][widgets.PLOTLY]["data"][-1]
+    assert unseen["opacity"] == 0
+    low, high = np.array([unseen[name] for name in "xyz"]).T
+    np.testing.assert_allclose(high - low, (moving[..., 0].max() - moving[..., 0].min()).item(), rtol=1e-6)
+    assert (low <= moving.amin((0, 1)).numpy() + 1e-6).all() and (moving.amax((0, 1)).numpy() <= high + 1e-6).all()
+
+
 def test_a_moving_mesh_has_a_slider_that_starts_at_its_end(shown):
     widgets.mesh_viewer(MOVING, MESH.faces, labels=["start", "middle", "end"])
     figure = shown[0][widgets.PLOTLY]
