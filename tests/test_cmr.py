@@ -74,6 +74,15 @@ def test_camera_head_starts_at_the_side_view():
     assert camera_loss(camera, side_view().to_vector().expand(3, 7)) < 0.05
 
 
+def test_mixed_precision_keeps_the_geometry_in_float32():
+    model = make_model().eval()
+    images = torch.rand(2, 3, 64, 64)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        mixed = model(images)
+    assert all(value.dtype == torch.float32 for value in mixed)
+    torch.testing.assert_close(mixed.camera[:, 3:].norm(dim=-1), torch.ones(2))
+
+
 def test_assignment_is_a_symmetric_distribution():
     model = make_model()
     assignment = model.assignment

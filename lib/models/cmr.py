@@ -109,12 +109,14 @@ class CMR(nn.Module):
         return self.assignment @ verts
 
     def forward(self, images: Float[Tensor, "B 3 H W"]) -> Prediction:
-        code = self.encoder(images)
-        offset = self.symmetric(self.offset_head(code).unflatten(-1, (-1, 3)))
-        camera = self.camera_head(code)
-        scale = F.relu(camera[:, :1] + 1) + 1e-12
-        camera = torch.cat([scale, camera[:, 1:3], F.normalize(camera[:, 3:], dim=-1)], -1)
-        flow = self.texture_head(code).permute(0, 2, 3, 1).tanh()
+        code = self.encoder(images).float()
+        # Under mixed precision only the encoder is: eight bits of a quaternion are a third of a degree.
+        with torch.autocast(images.device.type, enabled=False):
+            offset = self.symmetric(self.offset_head(code).unflatten(-1, (-1, 3)))
+            camera = self.camera_head(code)
+            scale = F.relu(camera[:, :1] + 1) + 1e-12
+            camera = torch.cat([scale, camera[:, 1:3], F.normalize(camera[:, 3:], dim=-1)], -1)
+            flow = self.texture_head(code).permute(0, 2, 3, 1).tanh()
         return Prediction(offset, camera, flow)
 
     def paint(
