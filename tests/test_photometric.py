@@ -34,7 +34,7 @@ def test_they_are_log_densities(error, sigma):
 @settings(deadline=None, derandomize=True, max_examples=30)
 @given(error=st.floats(0.01, 1), sigma=st.floats(0.01, 2))
 def test_an_error_always_costs(error, sigma):
-    """The slide's formula, read as ln(·) × exp(·), would reward errors for σ < 0.7."""
+    """The slide's formula, read as ln(·) × exp(·), would reward errors where σ > 0.71."""
     for loss in (laplacian_nll, gaussian_nll):
         pred = flat(error).requires_grad_()
         loss(pred, flat(0), spread(sigma)).backward()
