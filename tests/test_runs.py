@@ -174,7 +174,9 @@ def test_an_interrupted_run_keeps_what_is_done(course, tmp_path, number):
     cli.main()
     """
     command = [sys.executable, "-c", textwrap.dedent(script), "run", "--out", "out"]
-    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as process:
+    # A shell's background job ignores SIGINT and hands that on; a user's terminal does not.
+    options = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True, **options) as process:
         notebook = tmp_path / "out" / "01_points.ipynb"
         deadline = time.monotonic() + 60
         while not (notebook.exists() and '"kept\\n"' in notebook.read_text()) and time.monotonic() < deadline:
