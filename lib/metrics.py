@@ -53,7 +53,7 @@ def pck(
     """Percentage of correct keypoints, as a share in [0, 1]: visible keypoints closer than alpha · size.
 
     As CMR counts (Kanazawa et al., "Learning Category-Specific Mesh Reconstruction", 2018, after Yang
-    and Ramanan, 2013): `size` is the longer side of the object's padded bounding box, in the unit of the points,
+    and Ramanan, 2013): `size` is the longer side of the object's box (its padding to be stated), in the points' unit,
     alpha is 0.1 or 0.15, and the share is taken per keypoint over the images that show it, then averaged over
     the keypoints. A keypoint that no image shows is left out.
 
