@@ -30,6 +30,7 @@ CONDA_NAMES = {"pytorch": "torch"}
 # The floors of lib, ground first; a module imports only from its own floor or below.
 FLOORS = [
     {"checks", "files"},
+    {"launch"},
     {"geometry"},
     {"rendering"},
     {"deformation", "losses", "metrics"},

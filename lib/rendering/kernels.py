@@ -3,19 +3,9 @@
 The formulas are those of `reference`; the gradients are written by hand. Memory is proportional to images × (pixels +
 faces). Every gradient is summed by one owner in a fixed order, so on the CPU results are the same from run to run and
 for any number of threads; on CUDA only the soft silhouette adds atomically, and its last digit may vary.
-
-Warp runs a CPU kernel on one thread and releases the interpreter: here each launch is dealt out to as many Python
-threads as PyTorch uses (`torch.set_num_threads`).
 """
 
 # Warp reads the annotations of kernels at run time, so they cannot be postponed here.
-
-import functools
-import os
-import threading
-from concurrent.futures import ThreadPoolExecutor
-from types import SimpleNamespace
-from typing import Any
 
 import torch
 import warp as wp
@@ -23,23 +13,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from lib.launch import Kernels
 from lib.rendering.reference import TAIL
-
-
-def _init_quietly() -> None:
-    """Start Warp without its greeting, and without its C library's note on stderr that there is no CUDA driver."""
-    wp.config.log_level = wp.LOG_WARNING
-    saved, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    try:
-        wp.init()
-    finally:
-        os.dup2(saved, 2)
-        os.close(saved)
-        os.close(nowhere)
-
-
-_init_quietly()
 
 # Where Π (1 − p) is below e^−30 ≈ 1e-13, the mask is 1 to machine precision and its gradient is left out.
 OPAQUE = -30.0
@@ -47,14 +22,8 @@ OPAQUE = -30.0
 BANDS = 8
 
 
-@functools.cache
-def _compile(dtype: torch.dtype) -> SimpleNamespace:
-    """The kernels for float32 or float64, one Warp module each."""
-    real, vec2, vec3 = (wp.float32, wp.vec2f, wp.vec3f) if dtype == torch.float32 else (wp.float64, wp.vec2d, wp.vec3d)
-    module = wp.get_module(f"{__name__}.{real.__name__}")
-    wp.set_module_options({"enable_backward": False}, module=module)
-    kernel = functools.partial(wp.kernel, module=module)
-
+@Kernels
+def kernels(kernel, real, vec2, vec3):
     @wp.func
     def cross(a: vec2, b: vec2):
         return a[0] * b[1] - a[1] * b[0]
@@ -157,13 +126,17 @@ def _compile(dtype: torch.dtype) -> SimpleNamespace:
     def silhouette_forward(
         first: int,
         step: int,
+        bands: int,
         verts: wp.array2d(dtype=vec3),
         faces: wp.array2d(dtype=wp.int64),
         sigma: real,
         radius: real,
         log_empty: wp.array3d(dtype=real),
     ):
-        image, f, band = wp.tid()
+        item = first + step * wp.tid()
+        band = item % bands
+        f = item // bands % faces.shape[0]
+        image = item // (bands * faces.shape[0])
         height, width = log_empty.shape[1], log_empty.shape[2]
         side = wp.min(height, width)
         a = flat(corner(verts, faces, image, f, 0))
@@ -176,7 +149,7 @@ def _compile(dtype: torch.dtype) -> SimpleNamespace:
         top = first_pixel(low[1] - radius, height, side)
         bottom = last_pixel(high[1] + radius, height, side)
         # The first row of this band, at or below the box's top.
-        row = top + (first + band - top % step + step) % step
+        row = top + (band - top % bands + bands) % bands
         area = cross(b - a, c - a)
         inverse = inverse_squares(a, b, c)
         na = inward(b - a, area)
@@ -195,7 +168,7 @@ def _compile(dtype: torch.dtype) -> SimpleNamespace:
                     squared = nearest_border(p, a, b, c, inverse).squared
                     if squared <= radius * radius:
                         wp.atomic_sub(log_empty, image, row, column, wp.log(real(1.0) + wp.exp(-squared / sigma)))
-            row += step
+            row += bands
 
     @kernel
     def silhouette_backward(
@@ -265,12 +238,16 @@ def _compile(dtype: torch.dtype) -> SimpleNamespace:
     def nearest_face(
         first: int,
         step: int,
+        bands: int,
         verts: wp.array2d(dtype=vec3),
         faces: wp.array2d(dtype=wp.int64),
         perspective: bool,
         key: wp.array3d(dtype=wp.int64),
     ):
-        image, f, band = wp.tid()
+        item = first + step * wp.tid()
+        band = item % bands
+        f = item // bands % faces.shape[0]
+        image = item // (bands * faces.shape[0])
         height, width = key.shape[1], key.shape[2]
         side = wp.min(height, width)
         va = corner(verts, faces, image, f, 0)
@@ -282,7 +259,7 @@ def _compile(dtype: torch.dtype) -> SimpleNamespace:
         right = last_pixel(high[0], width, side)
         top = first_pixel(low[1], height, side)
         bottom = last_pixel(high[1], height, side)
-        row = top + (first + band - top % step + step) % step
+        row = top + (band - top % bands + bands) % bands
         while row <= bottom:
             y = center(row, height, side)
             for column in range(left, right + 1):
@@ -294,7 +271,7 @@ def _compile(dtype: torch.dtype) -> SimpleNamespace:
                     if bits < 0:
                         bits = bits ^ 0x7FFFFFFF
                     wp.atomic_min(key, image, row, column, (wp.int64(bits) << wp.int64(32)) + wp.int64(f))
-            row += step
+            row += bands
 
     @kernel
     def fragments_forward(
@@ -568,56 +545,12 @@ def _compile(dtype: torch.dtype) -> SimpleNamespace:
             total += per_corner[image, int(order[slot])]
         per_vertex[image, v] = total
 
-    return SimpleNamespace(**{name: value for name, value in locals().items() if isinstance(value, wp.Kernel)})
+    return locals()
 
 
-_lock = threading.Lock()
-
-
-@functools.cache
-def _loaded(dtype: torch.dtype, device: torch.device) -> SimpleNamespace:
-    """The kernels, compiled (or taken from Warp's cache) for this device."""
-    with _lock:
-        kernels = _compile(dtype)
-        # The size of a block is part of the cache's key, and launches use these.
-        kernels.gather.module.load(wp.device_from_torch(device), 1 if device.type == "cpu" else 256)
-    return kernels
-
-
-def _pool() -> ThreadPoolExecutor:
-    """The threads beside the calling one; made anew in a forked process, which inherits none."""
-    if _pool.owner != os.getpid():
-        _pool.executor, _pool.owner = ThreadPoolExecutor(max(os.cpu_count() or 1, 1)), os.getpid()
-    return _pool.executor
-
-
-_pool.owner = None
-
-
-def _launch(kernel: str, count: int | tuple[int, int], verts: Tensor, *inputs: Any) -> None:
-    """Run a kernel, for the dtype and device of `verts`, over `count` items or (images, faces) × bands of rows."""
-    function = getattr(_loaded(verts.dtype, verts.device), kernel)
-    types = [argument.type for argument in function.adj.args][2:]
-    inputs = [
-        wp.from_torch(value.detach(), dtype=kind.dtype, return_ctype=True) if isinstance(value, Tensor) else value
-        for value, kind in zip(inputs, types, strict=True)
-    ]
-    device = wp.device_from_torch(verts.device)
-    if verts.device.type == "cuda":
-        stream = wp.stream_from_torch(torch.cuda.current_stream(verts.device))
-        dim, step = (count, 1) if isinstance(count, int) else ((*count, BANDS), BANDS)
-        wp.launch(function, dim, [0, step, *inputs], device=device, stream=stream, record_tape=False)
-        return
-    threads = torch.get_num_threads()
-
-    def run(part: int) -> None:
-        dim = len(range(part, count, threads)) if isinstance(count, int) else (*count, 1)
-        wp.launch(function, dim, [part, threads, *inputs], device=device, record_tape=False)
-
-    others = [_pool().submit(run, part) for part in range(1, threads)]
-    run(0)
-    for other in others:
-        other.result()
+def _bands(verts: Tensor) -> int:
+    """Into how many bands of rows, every n-th row one, an image is dealt out; on the CPU one a thread, its owner."""
+    return torch.get_num_threads() if verts.device.type == "cpu" else BANDS
 
 
 def _to_vertices(per_corner: Float[Tensor, "B F 3 3"], verts: Tensor, faces: Int[Tensor, "F 3"]) -> Tensor:
@@ -626,7 +559,7 @@ def _to_vertices(per_corner: Float[Tensor, "B F 3 3"], verts: Tensor, faces: Int
     counts = torch.bincount(faces.flatten(), minlength=verts.shape[1])
     starts = torch.nn.functional.pad(counts.cumsum(0), (1, 0))
     result = torch.zeros_like(verts)
-    _launch("gather", verts.shape[0] * verts.shape[1], verts, starts, order, per_corner.flatten(1, 2), result)
+    kernels.launch("gather", verts.shape[0] * verts.shape[1], verts, starts, order, per_corner.flatten(1, 2), result)
     return result
 
 
@@ -634,8 +567,10 @@ class _Silhouette(torch.autograd.Function):
     @staticmethod
     def forward(ctx, verts: Tensor, faces: Tensor, size: tuple[int, int], sigma: float) -> Tensor:
         log_empty = verts.new_zeros(len(verts), *size)
-        radius = (TAIL * sigma) ** 0.5
-        _launch("silhouette_forward", (len(verts), len(faces)), verts, verts, faces, sigma, radius, log_empty)
+        radius, bands = (TAIL * sigma) ** 0.5, _bands(verts)
+        kernels.launch(
+            "silhouette_forward", len(verts) * len(faces) * bands, verts, bands, verts, faces, sigma, radius, log_empty
+        )
         ctx.save_for_backward(verts, faces, log_empty)
         ctx.sigma = sigma
         return 0 - torch.expm1(log_empty)
@@ -648,7 +583,7 @@ class _Silhouette(torch.autograd.Function):
         corners = verts.new_empty(len(verts), len(faces), 3, 3)
         radius = (TAIL * ctx.sigma) ** 0.5
         items = len(verts) * len(faces)
-        _launch("silhouette_backward", items, verts, verts, faces, ctx.sigma, radius, weight, corners)
+        kernels.launch("silhouette_backward", items, verts, verts, faces, ctx.sigma, radius, weight, corners)
         return _to_vertices(corners, verts, faces), None, None, None
 
 
@@ -661,14 +596,14 @@ def silhouette(
 class _Rasterize(torch.autograd.Function):
     @staticmethod
     def forward(ctx, verts: Tensor, faces: Tensor, size: tuple[int, int], perspective: bool) -> tuple[Tensor, ...]:
-        empty = torch.iinfo(torch.int64).max
+        empty, bands = torch.iinfo(torch.int64).max, _bands(verts)
         key = torch.full((len(verts), *size), empty, dtype=torch.int64, device=verts.device)
-        _launch("nearest_face", (len(verts), len(faces)), verts, verts, faces, perspective, key)
+        kernels.launch("nearest_face", len(verts) * len(faces) * bands, verts, bands, verts, faces, perspective, key)
         face = torch.where(key == empty, -1, key & 0xFFFFFFFF)
         depth, distance = (verts.new_full(face.shape, torch.inf) for _ in range(2))
         barycentrics = verts.new_zeros(*face.shape, 3)
         outputs = (depth, barycentrics, distance)
-        _launch("fragments_forward", face.numel(), verts, verts, faces, perspective, face, *outputs)
+        kernels.launch("fragments_forward", face.numel(), verts, verts, faces, perspective, face, *outputs)
         ctx.save_for_backward(verts, faces, face)
         ctx.perspective = perspective
         ctx.mark_non_differentiable(face)
@@ -681,7 +616,7 @@ class _Rasterize(torch.autograd.Function):
         corners = verts.new_empty(len(verts), len(faces), 3, 3)
         grads = [grad.contiguous() for grad in grads]
         inputs = (verts, faces, ctx.perspective, face, *grads, corners)
-        _launch("fragments_backward", len(verts) * len(faces), verts, *inputs)
+        kernels.launch("fragments_backward", len(verts) * len(faces), verts, *inputs)
         return _to_vertices(corners, verts, faces), None, None, None
 
 
@@ -703,7 +638,7 @@ class _EdgeGradient(torch.autograd.Function):
         image, face, verts, faces = ctx.saved_tensors
         corners = verts.new_zeros(len(verts), len(faces), 3, 3)
         inputs = (verts, faces, face, image, grad.to(verts.dtype).contiguous(), corners)
-        _launch("edge_backward", len(verts) * len(faces), verts, *inputs)
+        kernels.launch("edge_backward", len(verts) * len(faces), verts, *inputs)
         return grad, None, _to_vertices(corners, verts, faces), None
 
 
@@ -733,5 +668,5 @@ def visible_vertices(
     order = slots.flatten().argsort(stable=True) % count
     hidden = torch.zeros(batch, count, dtype=torch.uint8, device=verts.device)
     inputs = (verts, faces, tolerance, perspective, low, cell, starts, order, hidden)
-    _launch("hide", batch * len(faces), verts, *inputs)
+    kernels.launch("hide", batch * len(faces), verts, *inputs)
     return hidden == 0

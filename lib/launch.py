@@ -1,0 +1,110 @@
+"""Warp kernels on PyTorch's tensors: one source for float32 and float64, the CPU and CUDA, compiled at first use.
+
+Warp runs a CPU kernel on one thread and releases the interpreter: here each launch is dealt out to as many Python
+threads as PyTorch uses (`torch.set_num_threads`). Importing this module starts Warp (about half a second), so it is
+imported only where kernels are about to be used.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import torch
+import warp as wp
+from torch import Tensor
+
+
+def _init_quietly() -> None:
+    """Start Warp without its greeting, and without its C library's note on stderr that there is no CUDA driver."""
+    wp.config.log_level = wp.LOG_WARNING
+    saved, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        wp.init()
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+        os.close(nowhere)
+
+
+_init_quietly()
+_lock = threading.Lock()
+
+
+class Kernels:
+    """A family of kernels, one Warp module for each real type.
+
+        @Kernels
+        def kernels(kernel, real, vec2, vec3):
+            @kernel
+            def double(first: int, step: int, x: wp.array(dtype=real), y: wp.array(dtype=real)):
+                item = first + step * wp.tid()
+                y[item] = real(2.0) * x[item]
+
+            return locals()
+
+        kernels.launch("double", len(x), x, x, y)
+
+    A kernel's first two arguments are given by `launch`: its items are `first`, `first + step`, and so on. Warp reads
+    the annotations at run time: the file that has the kernels must not postpone them.
+    """
+
+    def __init__(self, write: Callable[..., dict[str, Any]]):
+        self._write = write
+        self._written = functools.cache(self._written)
+        self._loaded = functools.cache(self._loaded)
+
+    def _written(self, dtype: torch.dtype) -> dict[str, Any]:
+        double = dtype == torch.float64
+        types = (wp.float64, wp.vec2d, wp.vec3d) if double else (wp.float32, wp.vec2f, wp.vec3f)
+        module = wp.get_module(f"{self._write.__module__}.{self._write.__name__}.{types[0].__name__}")
+        wp.set_module_options({"enable_backward": False}, module=module)
+        return self._write(functools.partial(wp.kernel, module=module), *types)
+
+    def _loaded(self, dtype: torch.dtype, device: torch.device) -> dict[str, Any]:
+        """The kernels, compiled (or taken from Warp's cache) for this device."""
+        with _lock:
+            kernels = self._written(dtype)
+            module = next(value.module for value in kernels.values() if isinstance(value, wp.Kernel))
+            # The size of a block is part of the cache's key, and launches use these.
+            module.load(wp.device_from_torch(device), 1 if device.type == "cpu" else 256)
+        return kernels
+
+    def launch(self, name: str, count: int, like: Tensor, *inputs: Any) -> None:
+        """Run a kernel, for the dtype and device of `like`, over `count` items; tensors among the inputs are shared."""
+        kernel = self._loaded(like.dtype, like.device)[name]
+        types = [argument.type for argument in kernel.adj.args][2:]
+        inputs = [
+            wp.from_torch(value.detach(), dtype=kind.dtype, return_ctype=True) if isinstance(value, Tensor) else value
+            for value, kind in zip(inputs, types, strict=True)
+        ]
+        device = wp.device_from_torch(like.device)
+        if like.device.type == "cuda":
+            stream = wp.stream_from_torch(torch.cuda.current_stream(like.device))
+            wp.launch(kernel, count, [0, 1, *inputs], device=device, stream=stream, record_tape=False)
+            return
+        threads = torch.get_num_threads()
+
+        def run(part: int) -> None:
+            items = len(range(part, count, threads))
+            wp.launch(kernel, items, [part, threads, *inputs], device=device, record_tape=False)
+
+        others = [_pool().submit(run, part) for part in range(1, threads)]
+        run(0)
+        for other in others:
+            other.result()
+
+
+def _pool() -> ThreadPoolExecutor:
+    """The threads beside the calling one; made anew in a forked process, which inherits none."""
+    if _pool.owner != os.getpid():
+        _pool.executor, _pool.owner = ThreadPoolExecutor(max(os.cpu_count() or 1, 1)), os.getpid()
+    return _pool.executor
+
+
+_pool.owner = None
