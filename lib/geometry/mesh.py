@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float, Int
@@ -12,6 +13,9 @@ from torch import Tensor
 
 from lib.checks import check_same_device, check_tensor
 from lib.files import write_atomically
+
+if TYPE_CHECKING:
+    import trimesh
 
 
 @dataclass(frozen=True, eq=False)
@@ -280,7 +284,6 @@ def save_mesh(path: str | Path, mesh: Mesh) -> None:
     Raises ValueError for another ending or a texture in a .ply, OSError where the file cannot be written.
     """
     import trimesh
-    from PIL import Image
 
     path = Path(path)
     ending = path.suffix.lower()
@@ -288,6 +291,23 @@ def save_mesh(path: str | Path, mesh: Mesh) -> None:
         raise ValueError(f"path={path.name!r} must end in .obj, .ply or .glb")
     if ending == ".ply" and mesh.uvs is not None:
         raise ValueError(f"path={path.name!r}: a .ply file holds no texture coordinates; use .obj or .glb")
+
+    exported = to_trimesh(mesh, path.stem)
+    if ending == ".obj" and mesh.uvs is not None:
+        exported.visual.material = exported.visual.material.to_simple()
+    if ending == ".obj":
+        text, beside = trimesh.exchange.obj.export_obj(exported, return_texture=True, mtl_name=f"{path.stem}.mtl")
+    else:
+        text, beside = exported.export(file_type=ending[1:]), {}
+    # The mesh last: once it is there, so is what it refers to.
+    for name, content in [*(beside or {}).items(), (path.name, text)]:
+        write_atomically(path.with_name(name), content)
+
+
+def to_trimesh(mesh: Mesh, name: str) -> trimesh.Trimesh:
+    """The mesh for trimesh's exporters: its texture, or else its colours; `name` is that of the material."""
+    import trimesh
+    from PIL import Image
 
     def array(value: Tensor):
         return value.detach().cpu().numpy()
@@ -298,21 +318,11 @@ def save_mesh(path: str | Path, mesh: Mesh) -> None:
         if mesh.texture is not None:
             pixels = (mesh.texture.clamp(0, 1) * 255).round().byte()
             picture = Image.fromarray(array(pixels.permute(1, 2, 0)))
-        if ending == ".glb":
-            material = trimesh.visual.material.PBRMaterial(
-                name=path.stem, baseColorTexture=picture, metallicFactor=0.0, roughnessFactor=1.0
-            )
-        else:
-            material = trimesh.visual.material.SimpleMaterial(image=picture, name=path.stem)
+        material = trimesh.visual.material.PBRMaterial(
+            name=name, baseColorTexture=picture, metallicFactor=0.0, roughnessFactor=1.0
+        )
         exported.visual = trimesh.visual.TextureVisuals(uv=array(mesh.uvs), material=material)
     elif mesh.colors is not None:
         levels = (mesh.colors.clamp(0, 1) * 255).round().byte()
         exported.visual = trimesh.visual.ColorVisuals(exported, vertex_colors=array(levels))
-
-    if ending == ".obj":
-        text, beside = trimesh.exchange.obj.export_obj(exported, return_texture=True, mtl_name=f"{path.stem}.mtl")
-    else:
-        text, beside = exported.export(file_type=ending[1:]), {}
-    # The mesh last: once it is there, so is what it refers to.
-    for name, content in [*(beside or {}).items(), (path.name, text)]:
-        write_atomically(path.with_name(name), content)
+    return exported
