@@ -80,7 +80,8 @@ def apply_folded(
     C: Float[Tensor, "V 3"], D: Float[Tensor, "V K"], targets: Float[Tensor, "B K 3"]
 ) -> Float[Tensor, "B V 3"]:
     """C + D H̃: the mesh for handles at `targets`, by one matrix product for the whole batch."""
-    return C + linear(targets.mT, D).mT
+    # Of a contiguous input `linear` makes one product, of another one a product for each element of the batch.
+    return C + linear(targets.mT.contiguous(), D).mT
 
 
 def initial_logits(template: mesh.Mesh, num_handles: int) -> Float[Tensor, "K V"]:
@@ -138,7 +139,7 @@ class _Deformation(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, G: Tensor):
         A, targets, verts = ctx.saved_tensors
-        grad_targets = linear(G.mT, ctx.system.influence.mT).mT
+        grad_targets = linear(G.mT.contiguous(), ctx.system.influence.mT).mT
         grad_A = None
         if ctx.needs_input_grad[0]:
             residual = targets - A @ verts
