@@ -63,7 +63,8 @@ class Kernels:
         double = dtype == torch.float64
         types = (wp.float64, wp.vec2d, wp.vec3d) if double else (wp.float32, wp.vec2f, wp.vec3f)
         module = wp.get_module(f"{self._write.__module__}.{self._write.__name__}.{types[0].__name__}")
-        wp.set_module_options({"enable_backward": False}, module=module)
+        # Of a loop the CPU's compiler makes vector instructions, of Warp's unrolled copies of its body it does not.
+        wp.set_module_options({"enable_backward": False, "max_unroll": 4}, module=module)
         return self._write(functools.partial(wp.kernel, module=module), *types)
 
     def _loaded(self, dtype: torch.dtype, device: torch.device) -> dict[str, Any]:

@@ -1,11 +1,13 @@
 """The renderer's kernels in Warp: one source for the CPU and CUDA, compiled at first use.
 
 The formulas are those of `reference`; the gradients are written by hand. Memory is proportional to images × (pixels +
-faces). Every gradient is summed by one owner in a fixed order, so on the CPU results are the same from run to run and
-for any number of threads; on CUDA only the soft silhouette adds atomically, and its last digit may vary.
+faces). Every pixel is drawn, and every gradient summed, by one owner in a fixed order: results are the same from run
+to run and, on the CPU, for any number of threads.
 """
 
 # Warp reads the annotations of kernels at run time, so they cannot be postponed here.
+
+import math
 
 import torch
 import warp as wp
@@ -16,14 +18,16 @@ from torch.autograd.function import once_differentiable
 from lib.launch import Kernels
 from lib.rendering.reference import TAIL
 
-# Where Π (1 − p) is below e^−30 ≈ 1e-13, the mask is 1 to machine precision and its gradient is left out.
-OPAQUE = -30.0
-# On CUDA, the rows of a face are dealt out to this many threads.
-BANDS = 8
+# Neighbouring pixels of a row that are computed together, one to a lane of the CPU's vector unit: in the kernels, the
+# loops over `k` have no branches, so that the compiler can make vector instructions of them.
+STRIP = 8
 
 
 @Kernels
 def kernels(kernel, real, vec2, vec3):
+    strip = wp.types.vector(STRIP, real)
+    indices = wp.types.vector(STRIP, wp.int64)
+
     @wp.func
     def cross(a: vec2, b: vec2):
         return a[0] * b[1] - a[1] * b[0]
@@ -52,6 +56,38 @@ def kernels(kernel, real, vec2, vec3):
         place = (x * real(side) + real(length - 1)) * real(0.5)
         return int(wp.clamp(wp.floor(place), real(-1.0), real(length - 1)))
 
+    @wp.struct
+    class Box:
+        """Pixels, the first and the last included; `top` is the first row of the band."""
+
+        left: int
+        right: int
+        top: int
+        bottom: int
+
+    @wp.func
+    def box_of(a: vec2, b: vec2, c: vec2, radius: real, height: int, width: int, band: int, bands: int):
+        """The box of a triangle grown by `radius`, where it meets the band of rows `band`, `band + bands`, …"""
+        side = wp.min(height, width)
+        low = wp.min(wp.min(a, b), c)
+        high = wp.max(wp.max(a, b), c)
+        top = first_pixel(low[1] - radius, height, side)
+        return Box(
+            first_pixel(low[0] - radius, width, side),
+            last_pixel(high[0] + radius, width, side),
+            top + (band - top % bands + bands) % bands,
+            last_pixel(high[1] + radius, height, side),
+        )
+
+    @wp.func
+    def lesser(a: real, b: real):
+        """One instruction, unlike wp.min, which lets a NaN give way."""
+        return wp.where(a < b, a, b)
+
+    @wp.func
+    def greater(a: real, b: real):
+        return wp.where(a > b, a, b)
+
     @wp.func
     def inside(p: vec2, a: vec2, b: vec2, c: vec2):
         area = cross(b - a, c - a)
@@ -61,11 +97,6 @@ def kernels(kernel, real, vec2, vec3):
         if area < real(0.0):
             wa, wb, wc = -wa, -wb, -wc
         return area != real(0.0) and wa >= real(0.0) and wb >= real(0.0) and wc >= real(0.0)
-
-    @wp.func
-    def along(offset: vec2, edge: vec2, inverse: real):
-        """How far along an edge, in [0, 1], its nearest point to `offset` lies."""
-        return wp.clamp(wp.dot(offset, edge) * inverse, real(0.0), real(1.0))
 
     @wp.func
     def inverse_square(edge: vec2):
@@ -83,9 +114,9 @@ def kernels(kernel, real, vec2, vec3):
     @wp.func
     def nearest_border(p: vec2, a: vec2, b: vec2, c: vec2, inverse: vec3):
         """inverse: one over the squared lengths of the edges from a, b, c."""
-        ta = along(p - a, b - a, inverse[0])
-        tb = along(p - b, c - b, inverse[1])
-        tc = along(p - c, a - c, inverse[2])
+        ta = wp.clamp(wp.dot(p - a, b - a) * inverse[0], real(0.0), real(1.0))
+        tb = wp.clamp(wp.dot(p - b, c - b) * inverse[1], real(0.0), real(1.0))
+        tc = wp.clamp(wp.dot(p - c, a - c) * inverse[2], real(0.0), real(1.0))
         ra = p - a - ta * (b - a)
         rb = p - b - tb * (c - b)
         rc = p - c - tc * (a - c)
@@ -101,14 +132,6 @@ def kernels(kernel, real, vec2, vec3):
         return vec3(inverse_square(b - a), inverse_square(c - b), inverse_square(a - c))
 
     @wp.func
-    def inward(edge: vec2, area: real):
-        """The edge's unit normal towards the inside of a triangle of this signed area."""
-        scale = wp.sqrt(inverse_square(edge))
-        if area < real(0.0):
-            scale = -scale
-        return vec2(-edge[1], edge[0]) * scale
-
-    @wp.func
     def weights_at(p: vec2, a: vec3, b: vec3, c: vec3):
         pa = flat(a) - p
         pb = flat(b) - p
@@ -122,6 +145,76 @@ def kernels(kernel, real, vec2, vec3):
             return real(1.0) / (w[0] / a[2] + w[1] / b[2] + w[2] / c[2])
         return w[0] * a[2] + w[1] * b[2] + w[2] * c[2]
 
+    @wp.struct
+    class Edge:
+        """An edge's own frame: its direction, its length, and its start along that direction and across."""
+
+        direction: vec2
+        length: real
+        along: real
+        across: real
+
+    @wp.func
+    def edge_from(start: vec2, end: vec2):
+        length = greater(wp.length(end - start), real(1e-18))
+        direction = vec2(real(1.0), real(0.0))
+        if length > real(1e-18):
+            direction = (end - start) / length
+        return Edge(direction, length, wp.dot(start, direction), cross(direction, start))
+
+    @wp.struct
+    class Outline:
+        """A triangle's edges in units of √σ, corner a at the origin; `turn`: 1, −1 or 0, the sign of its area."""
+
+        a: Edge
+        b: Edge
+        c: Edge
+        turn: real
+
+    @wp.func
+    def outline_of(a: vec2, b: vec2, c: vec2, unit: real):
+        ab = (b - a) / unit
+        ac = (c - a) / unit
+        turn = real(0.0)
+        if cross(b - a, c - a) > real(0.0):
+            turn = real(1.0)
+        if cross(b - a, c - a) < real(0.0):
+            turn = real(-1.0)
+        return Outline(edge_from(vec2(), ab), edge_from(ab, ac), edge_from(ac, vec2()), turn)
+
+    @wp.func
+    def along(edge: Edge, x: real, y: real):
+        return x * edge.direction[0] + (y * edge.direction[1] - edge.along)
+
+    @wp.func
+    def across(edge: Edge, x: real, y: real):
+        """The signed distance from the edge's line."""
+        return (y * edge.direction[0] - edge.across) - x * edge.direction[1]
+
+    @wp.func
+    def onto(edge: Edge, place: real):
+        """The nearest place between the edge's ends."""
+        return lesser(greater(place, real(0.0)), edge.length)
+
+    if real is wp.float64:
+
+        @wp.func
+        def exp_minus(x: real):
+            return wp.exp(-x)
+
+    else:
+
+        @wp.func
+        def exp_minus(x: real):
+            """e^−x for x ≥ 0, to 1e-7 of itself: e^−x = 2^n e^r with |r| < 0.35, and the series of e^r."""
+            x = lesser(x, real(80.0))
+            n = wp.floor(real(0.5) - x * real(1.4426950))
+            r = (-x - n * real(0.693145751953125)) - n * real(1.42860677e-6)
+            series = real(1.0 / 120.0) + r * (real(1.0 / 720.0) + r * real(1.0 / 5040.0))
+            series = real(1.0 / 6.0) + r * (real(1.0 / 24.0) + r * series)
+            series = real(1.0) + r * (real(1.0) + r * (real(0.5) + r * series))
+            return series * wp.cast((int(n) + 127) << 23, wp.float32)
+
     @kernel
     def silhouette_forward(
         first: int,
@@ -129,46 +222,59 @@ def kernels(kernel, real, vec2, vec3):
         bands: int,
         verts: wp.array2d(dtype=vec3),
         faces: wp.array2d(dtype=wp.int64),
-        sigma: real,
-        radius: real,
-        log_empty: wp.array3d(dtype=real),
+        unit: real,
+        width: int,
+        mask: wp.array3d(dtype=strip),
+        empty: wp.array3d(dtype=strip),
     ):
         item = first + step * wp.tid()
-        band = item % bands
-        f = item // bands % faces.shape[0]
-        image = item // (bands * faces.shape[0])
-        height, width = log_empty.shape[1], log_empty.shape[2]
+        image = item // bands
+        height = mask.shape[1]
         side = wp.min(height, width)
-        a = flat(corner(verts, faces, image, f, 0))
-        b = flat(corner(verts, faces, image, f, 1))
-        c = flat(corner(verts, faces, image, f, 2))
-        low = wp.min(wp.min(a, b), c)
-        high = wp.max(wp.max(a, b), c)
-        left = first_pixel(low[0] - radius, width, side)
-        right = last_pixel(high[0] + radius, width, side)
-        top = first_pixel(low[1] - radius, height, side)
-        bottom = last_pixel(high[1] + radius, height, side)
-        # The first row of this band, at or below the box's top.
-        row = top + (band - top % bands + bands) % bands
-        area = cross(b - a, c - a)
-        inverse = inverse_squares(a, b, c)
-        na = inward(b - a, area)
-        nb = inward(c - b, area)
-        nc = inward(a - c, area)
-        while row <= bottom:
-            y = center(row, height, side)
-            for column in range(left, right + 1):
-                p = vec2(center(column, width, side), y)
-                # The signed distance to the nearest, or furthest transgressed, of the three edges' lines.
-                line = wp.min(wp.min(wp.dot(p - a, na), wp.dot(p - b, nb)), wp.dot(p - c, nc))
-                if line >= real(0.0) and area != real(0.0):
-                    x = line * line / sigma
-                    wp.atomic_sub(log_empty, image, row, column, x + wp.log(real(1.0) + wp.exp(-x)))
-                elif line >= -radius or area == real(0.0):
-                    squared = nearest_border(p, a, b, c, inverse).squared
-                    if squared <= radius * radius:
-                        wp.atomic_sub(log_empty, image, row, column, wp.log(real(1.0) + wp.exp(-squared / sigma)))
-            row += bands
+        pitch = real(2.0) / (real(side) * unit)
+        for f in range(faces.shape[0]):
+            a = flat(corner(verts, faces, image, f, 0))
+            b = flat(corner(verts, faces, image, f, 1))
+            c = flat(corner(verts, faces, image, f, 2))
+            box = box_of(a, b, c, wp.sqrt(real(TAIL)) * unit, height, width, item % bands, bands)
+            if box.top > box.bottom or box.left > box.right:
+                continue
+            edges = outline_of(a, b, c, unit)
+            for row in range(box.top, box.bottom + 1, bands):
+                y = (center(row, height, side) - a[1]) / unit
+                for s in range(box.left // STRIP, box.right // STRIP + 1):
+                    x0 = (center(STRIP * s, width, side) - a[0]) / unit
+                    covered = mask[image, row, s]
+                    left = empty[image, row, s]
+                    for k in range(STRIP):
+                        x = x0 + real(k) * pitch
+                        da = across(edges.a, x, y)
+                        db = across(edges.b, x, y)
+                        dc = across(edges.c, x, y)
+                        sa = along(edges.a, x, y)
+                        sb = along(edges.b, x, y)
+                        sc = along(edges.c, x, y)
+                        ea = sa - onto(edges.a, sa)
+                        eb = sb - onto(edges.b, sb)
+                        ec = sc - onto(edges.c, sc)
+                        squared = lesser(lesser(da * da + ea * ea, db * db + eb * eb), dc * dc + ec * ec)
+                        within = lesser(lesser(da * edges.turn, db * edges.turn), dc * edges.turn)
+                        # The sigmoid from e^−|x|, which cannot overflow.
+                        small = exp_minus(squared)
+                        small = wp.where(within > real(0.0) or squared < real(TAIL), small, real(0.0))
+                        large = real(1.0) / (real(1.0) + small)
+                        small = small * large
+                        covered[k] += left[k] * wp.where(within > real(0.0), large, small)
+                        left[k] = left[k] * wp.where(within > real(0.0), small, large)
+                    mask[image, row, s] = covered
+                    empty[image, row, s] = left
+
+    @wp.func
+    def total(values: strip):
+        result = real(0.0)
+        for k in range(STRIP):
+            result += values[k]
+        return result
 
     @kernel
     def silhouette_backward(
@@ -176,63 +282,72 @@ def kernels(kernel, real, vec2, vec3):
         step: int,
         verts: wp.array2d(dtype=vec3),
         faces: wp.array2d(dtype=wp.int64),
-        sigma: real,
-        radius: real,
-        weight: wp.array3d(dtype=real),
+        unit: real,
+        width: int,
+        weight: wp.array3d(dtype=strip),
         grad: wp.array3d(dtype=vec3),
     ):
         item = first + step * wp.tid()
         image = item // faces.shape[0]
         f = item % faces.shape[0]
-        height, width = weight.shape[1], weight.shape[2]
+        height = weight.shape[1]
         side = wp.min(height, width)
         a = flat(corner(verts, faces, image, f, 0))
         b = flat(corner(verts, faces, image, f, 1))
         c = flat(corner(verts, faces, image, f, 2))
-        low = wp.min(wp.min(a, b), c)
-        high = wp.max(wp.max(a, b), c)
-        left = first_pixel(low[0] - radius, width, side)
-        right = last_pixel(high[0] + radius, width, side)
-        area = cross(b - a, c - a)
-        inverse = inverse_squares(a, b, c)
-        na = inward(b - a, area)
-        nb = inward(c - b, area)
-        nc = inward(a - c, area)
-        grad_a = vec2()
-        grad_b = vec2()
-        grad_c = vec2()
-        for row in range(first_pixel(low[1] - radius, height, side), last_pixel(high[1] + radius, height, side) + 1):
-            y = center(row, height, side)
-            for column in range(left, right + 1):
-                share = weight[image, row, column]
-                if share != real(0.0):
-                    p = vec2(center(column, width, side), y)
-                    line = wp.min(wp.min(wp.dot(p - a, na), wp.dot(p - b, nb)), wp.dot(p - c, nc))
-                    if line < -radius and area != real(0.0):
-                        continue
-                    border = nearest_border(p, a, b, c, inverse)
-                    x = -border.squared / sigma
-                    if line >= real(0.0) and area != real(0.0):
-                        x = -x
-                        share = -share
-                    elif border.squared > radius * radius:
-                        continue
-                    # d sigmoid-product / d distance, times d distance / d corner = −2 (1 − t) away or −2 t away.
-                    pull = real(2.0) * share / sigma / (real(1.0) + wp.exp(-x)) * border.away
-                    to_start = (real(1.0) - border.t) * pull
-                    to_end = border.t * pull
-                    if border.k == 0:
-                        grad_a += to_start
-                        grad_b += to_end
-                    elif border.k == 1:
-                        grad_b += to_start
-                        grad_c += to_end
-                    else:
-                        grad_c += to_start
-                        grad_a += to_end
-        grad[image, f, 0] = vec3(grad_a[0], grad_a[1], real(0.0))
-        grad[image, f, 1] = vec3(grad_b[0], grad_b[1], real(0.0))
-        grad[image, f, 2] = vec3(grad_c[0], grad_c[1], real(0.0))
+        box = box_of(a, b, c, wp.sqrt(real(TAIL)) * unit, height, width, 0, 1)
+        edges = outline_of(a, b, c, unit)
+        pitch = real(2.0) / (real(side) * unit)
+        ab = (b - a) / unit
+        ac = (c - a) / unit
+        grad_ax, grad_ay = strip(), strip()
+        grad_bx, grad_by = strip(), strip()
+        grad_cx, grad_cy = strip(), strip()
+        for row in range(box.top, box.bottom + 1):
+            y = (center(row, height, side) - a[1]) / unit
+            for s in range(box.left // STRIP, box.right // STRIP + 1):
+                x0 = (center(STRIP * s, width, side) - a[0]) / unit
+                weights = weight[image, row, s]
+                for k in range(STRIP):
+                    x = x0 + real(k) * pitch
+                    da = across(edges.a, x, y)
+                    db = across(edges.b, x, y)
+                    dc = across(edges.c, x, y)
+                    sa = along(edges.a, x, y)
+                    sb = along(edges.b, x, y)
+                    sc = along(edges.c, x, y)
+                    ta = onto(edges.a, sa)
+                    tb = onto(edges.b, sb)
+                    tc = onto(edges.c, sc)
+                    ra = da * da + (sa - ta) * (sa - ta)
+                    rb = db * db + (sb - tb) * (sb - tb)
+                    rc = dc * dc + (sc - tc) * (sc - tc)
+                    on_a = ra <= rb and ra <= rc
+                    on_b = rb <= rc and not on_a
+                    squared = lesser(lesser(ra, rb), rc)
+                    within = lesser(lesser(da * edges.turn, db * edges.turn), dc * edges.turn)
+                    small = exp_minus(squared)
+                    small = wp.where(within > real(0.0) or squared < real(TAIL), small, real(0.0))
+                    large = real(1.0) / (real(1.0) + small)
+                    pull = weights[k] * wp.where(within > real(0.0), -large, small * large)
+                    # The nearest point of the border is a mean of the corners; it moves as they do.
+                    t = wp.where(on_a, ta, wp.where(on_b, tb, tc)) / wp.where(
+                        on_a, edges.a.length, wp.where(on_b, edges.b.length, edges.c.length)
+                    )
+                    wb = wp.where(on_a, t, wp.where(on_b, real(1.0) - t, real(0.0)))
+                    wc = wp.where(on_a, real(0.0), wp.where(on_b, t, real(1.0) - t))
+                    pull_x = pull * (x - wb * ab[0] - wc * ac[0])
+                    pull_y = pull * (y - wb * ab[1] - wc * ac[1])
+                    grad_ax[k] += (real(1.0) - wb - wc) * pull_x
+                    grad_ay[k] += (real(1.0) - wb - wc) * pull_y
+                    grad_bx[k] += wb * pull_x
+                    grad_by[k] += wb * pull_y
+                    grad_cx[k] += wc * pull_x
+                    grad_cy[k] += wc * pull_y
+        scale = real(2.0) / unit
+        grad[image, f, 0] = scale * vec3(total(grad_ax), total(grad_ay), real(0.0))
+        grad[image, f, 1] = scale * vec3(total(grad_bx), total(grad_by), real(0.0))
+        grad[image, f, 2] = scale * vec3(total(grad_cx), total(grad_cy), real(0.0))
 
     @kernel
     def nearest_face(
@@ -242,36 +357,36 @@ def kernels(kernel, real, vec2, vec3):
         verts: wp.array2d(dtype=vec3),
         faces: wp.array2d(dtype=wp.int64),
         perspective: bool,
-        key: wp.array3d(dtype=wp.int64),
+        width: int,
+        depth: wp.array3d(dtype=strip),
+        face: wp.array3d(dtype=indices),
     ):
         item = first + step * wp.tid()
-        band = item % bands
-        f = item // bands % faces.shape[0]
-        image = item // (bands * faces.shape[0])
-        height, width = key.shape[1], key.shape[2]
+        image = item // bands
+        height = depth.shape[1]
         side = wp.min(height, width)
-        va = corner(verts, faces, image, f, 0)
-        vb = corner(verts, faces, image, f, 1)
-        vc = corner(verts, faces, image, f, 2)
-        low = wp.min(wp.min(va, vb), vc)
-        high = wp.max(wp.max(va, vb), vc)
-        left = first_pixel(low[0], width, side)
-        right = last_pixel(high[0], width, side)
-        top = first_pixel(low[1], height, side)
-        bottom = last_pixel(high[1], height, side)
-        row = top + (band - top % bands + bands) % bands
-        while row <= bottom:
-            y = center(row, height, side)
-            for column in range(left, right + 1):
-                p = vec2(center(column, width, side), y)
-                if inside(p, flat(va), flat(vb), flat(vc)):
-                    depth = depth_at(weights_at(p, va, vb, vc), va, vb, vc, perspective)
-                    # Depth above, face below, in one integer: its minimum is the nearest face, the first among equals.
-                    bits = wp.cast(wp.float32(depth), wp.int32)
-                    if bits < 0:
-                        bits = bits ^ 0x7FFFFFFF
-                    wp.atomic_min(key, image, row, column, (wp.int64(bits) << wp.int64(32)) + wp.int64(f))
-            row += bands
+        for f in range(faces.shape[0]):
+            a = corner(verts, faces, image, f, 0)
+            b = corner(verts, faces, image, f, 1)
+            c = corner(verts, faces, image, f, 2)
+            box = box_of(flat(a), flat(b), flat(c), real(0.0), height, width, item % bands, bands)
+            if box.top > box.bottom or box.left > box.right or cross(flat(b - a), flat(c - a)) == real(0.0):
+                continue
+            for row in range(box.top, box.bottom + 1, bands):
+                y = center(row, height, side)
+                for s in range(box.left // STRIP, box.right // STRIP + 1):
+                    nearest = depth[image, row, s]
+                    seen = face[image, row, s]
+                    for k in range(STRIP):
+                        w = weights_at(vec2(center(STRIP * s + k, width, side), y), a, b, c)
+                        z = depth_at(w, a, b, c, perspective)
+                        inside = lesser(lesser(w[0], w[1]), w[2]) >= real(0.0)
+                        # Of faces equally near the first is kept.
+                        nearer = inside and z < nearest[k]
+                        nearest[k] = wp.where(nearer, z, nearest[k])
+                        seen[k] = wp.where(nearer, wp.int64(f), seen[k])
+                    depth[image, row, s] = nearest
+                    face[image, row, s] = seen
 
     @kernel
     def fragments_forward(
@@ -281,7 +396,6 @@ def kernels(kernel, real, vec2, vec3):
         faces: wp.array2d(dtype=wp.int64),
         perspective: bool,
         face: wp.array3d(dtype=wp.int64),
-        depth: wp.array3d(dtype=real),
         barycentrics: wp.array3d(dtype=vec3),
         distance: wp.array3d(dtype=real),
     ):
@@ -298,10 +412,8 @@ def kernels(kernel, real, vec2, vec3):
             b = corner(verts, faces, image, f, 1)
             c = corner(verts, faces, image, f, 2)
             w = weights_at(p, a, b, c)
-            z = depth_at(w, a, b, c, perspective)
             if perspective:
-                w = vec3(w[0] / a[2], w[1] / b[2], w[2] / c[2]) * z
-            depth[image, row, column] = z
+                w = vec3(w[0] / a[2], w[1] / b[2], w[2] / c[2]) * depth_at(w, a, b, c, True)
             barycentrics[image, row, column] = w
             distance[image, row, column] = -nearest_border(
                 p, flat(a), flat(b), flat(c), inverse_squares(flat(a), flat(b), flat(c))
@@ -548,9 +660,25 @@ def kernels(kernel, real, vec2, vec3):
     return locals()
 
 
-def _bands(verts: Tensor) -> int:
-    """Into how many bands of rows, every n-th row one, an image is dealt out; on the CPU one a thread, its owner."""
-    return torch.get_num_threads() if verts.device.type == "cpu" else BANDS
+def _bands(verts: Tensor, size: tuple[int, int]) -> int:
+    """Into how many bands of rows to deal out each image: as few as give every thread of the CPU the same number.
+
+    Each band has one owner, who draws face after face: nothing is added atomically. On CUDA a band is one row.
+    """
+    if verts.device.type == "cuda":
+        return size[0]
+    threads = torch.get_num_threads()
+    return threads // math.gcd(threads, len(verts))
+
+
+def _image(verts: Tensor, size: tuple[int, int], fill: float, dtype: torch.dtype | None = None) -> Tensor:
+    """An image whose rows are whole strips."""
+    width = -(-size[1] // STRIP) * STRIP
+    return torch.full((len(verts), size[0], width), fill, dtype=dtype or verts.dtype, device=verts.device)
+
+
+def _strips(image: Tensor) -> Tensor:
+    return image.unflatten(-1, (-1, STRIP))
 
 
 def _to_vertices(per_corner: Float[Tensor, "B F 3 3"], verts: Tensor, faces: Int[Tensor, "F 3"]) -> Tensor:
@@ -566,24 +694,21 @@ def _to_vertices(per_corner: Float[Tensor, "B F 3 3"], verts: Tensor, faces: Int
 class _Silhouette(torch.autograd.Function):
     @staticmethod
     def forward(ctx, verts: Tensor, faces: Tensor, size: tuple[int, int], sigma: float) -> Tensor:
-        log_empty = verts.new_zeros(len(verts), *size)
-        radius, bands = (TAIL * sigma) ** 0.5, _bands(verts)
-        kernels.launch(
-            "silhouette_forward", len(verts) * len(faces) * bands, verts, bands, verts, faces, sigma, radius, log_empty
-        )
-        ctx.save_for_backward(verts, faces, log_empty)
-        ctx.sigma = sigma
-        return 0 - torch.expm1(log_empty)
+        mask, empty, bands = _image(verts, size, 0), _image(verts, size, 1), _bands(verts, size)
+        inputs = (bands, verts, faces, sigma**0.5, size[1], _strips(mask), _strips(empty))
+        kernels.launch("silhouette_forward", len(verts) * bands, verts, *inputs)
+        ctx.save_for_backward(verts, faces, empty)
+        ctx.width, ctx.unit = size[1], sigma**0.5
+        return mask[..., : size[1]].contiguous()
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None, None]:
-        verts, faces, log_empty = ctx.saved_tensors
-        weight = (grad * log_empty.exp()).masked_fill(log_empty < OPAQUE, 0)
+        verts, faces, empty = ctx.saved_tensors
+        weight = torch.nn.functional.pad(grad, (0, empty.shape[-1] - ctx.width)) * empty
         corners = verts.new_empty(len(verts), len(faces), 3, 3)
-        radius = (TAIL * ctx.sigma) ** 0.5
-        items = len(verts) * len(faces)
-        kernels.launch("silhouette_backward", items, verts, verts, faces, ctx.sigma, radius, weight, corners)
+        inputs = (verts, faces, ctx.unit, ctx.width, _strips(weight), corners)
+        kernels.launch("silhouette_backward", len(verts) * len(faces), verts, *inputs)
         return _to_vertices(corners, verts, faces), None, None, None
 
 
@@ -596,18 +721,18 @@ def silhouette(
 class _Rasterize(torch.autograd.Function):
     @staticmethod
     def forward(ctx, verts: Tensor, faces: Tensor, size: tuple[int, int], perspective: bool) -> tuple[Tensor, ...]:
-        empty, bands = torch.iinfo(torch.int64).max, _bands(verts)
-        key = torch.full((len(verts), *size), empty, dtype=torch.int64, device=verts.device)
-        kernels.launch("nearest_face", len(verts) * len(faces) * bands, verts, bands, verts, faces, perspective, key)
-        face = torch.where(key == empty, -1, key & 0xFFFFFFFF)
-        depth, distance = (verts.new_full(face.shape, torch.inf) for _ in range(2))
-        barycentrics = verts.new_zeros(*face.shape, 3)
-        outputs = (depth, barycentrics, distance)
-        kernels.launch("fragments_forward", face.numel(), verts, verts, faces, perspective, face, *outputs)
+        bands, width = _bands(verts, size), size[1]
+        depth, face = _image(verts, size, torch.inf), _image(verts, size, -1, torch.int64)
+        inputs = (bands, verts, faces, perspective, width, _strips(depth), _strips(face))
+        kernels.launch("nearest_face", len(verts) * bands, verts, *inputs)
+        depth, face = depth[..., :width].contiguous(), face[..., :width].contiguous()
+        distance, barycentrics = torch.full_like(depth, torch.inf), verts.new_zeros(*face.shape, 3)
+        inputs = (verts, faces, perspective, face, barycentrics, distance)
+        kernels.launch("fragments_forward", face.numel(), verts, *inputs)
         ctx.save_for_backward(verts, faces, face)
         ctx.perspective = perspective
         ctx.mark_non_differentiable(face)
-        return face, *outputs
+        return face, depth, barycentrics, distance
 
     @staticmethod
     @once_differentiable
