@@ -267,7 +267,26 @@ def test_known_wrong_answers_are_named(truth):
     assert "inverted depth" in named(depth=2 - good.depth)
     dull = good.light * torch.tensor([1.0, 0.05, 1.0, 1.0])
     assert named(light=dull) == ["everything in albedo"]
+    shadow = torch.linspace(0.6, 1.0, 96)
+    assert named(albedo=good.albedo * shadow) == ["everything in albedo"]
+    assert named(depth=good.depth + 0.005 * shadow) == []
+    assert named(depth=good.depth + 0.03 * shadow) == ["lopsided depth"]
     assert named(view=torch.zeros_like(good.view)) == ["view collapse"]
+    for turn in ([0.0, 1, 1, 1, 1, 1], [1.0, 0, 1, 1, 1, 1]):
+        assert named(view=good.view * torch.tensor(turn)) == ["view collapse"]
+
+
+def test_a_hollow_middle_is_named_even_with_the_sides_held_back(truth):
+    """What the model without light comes to: cheekbones in front, the nose pushed in, the sides where they must be."""
+    ticks = (2 * torch.arange(96) + 1) / 96 - 1
+    dent = 0.05 * (-((ticks[None] / 0.3) ** 2) - (ticks[:, None] / 0.8) ** 2).exp()
+    depth = truth.canonical_depth + dent
+    sigma = torch.ones(6, 2, 96, 96)
+    factors = unsup3d.Factors(
+        depth, truth.canonical_albedo, truth.light, truth.view, sigma, sigma[:, :, ::4, ::4], sigma[:, 0]
+    )
+    found = unsup3d.degeneracies(factors, unsup3d.render(*factors[:4]))
+    assert [name for name, present in found.items() if present] == ["inverted depth"]
 
 
 def test_the_exported_mesh(truth, tmp_path):
