@@ -169,7 +169,7 @@ class LaplacianEnergy(nn.Module):
         if method == "cholesky":
             dense = self.pseudo_inverse.gram().toarray()
         elif len(template.verts) <= DENSE_UP_TO:
-            dense = self.pseudo_inverse.solve(np.eye(len(template.verts)))
+            dense = self.pseudo_inverse.matrix()
         pieces = torch.from_numpy(self.pseudo_inverse.pieces).to(template.verts)
         self.register_buffer("template", template.verts.detach().clone(), persistent=False)
         self.register_buffer("pieces", pieces, persistent=False)
@@ -265,6 +265,15 @@ class _PseudoInverse:
         # S z = b leaves z open by constants: take those for which S x = z / r² can be solved.
         second = self._solve_symmetric(self._without_constants(first, 1 / squared) / squared)
         return self._without_constants(second, np.ones_like(squared))
+
+    def matrix(self) -> Float[np.ndarray, "V V"]:
+        """(LᵀL)⁺ itself; by blocks of columns, as a solve for all of them would take many times its memory."""
+        count = len(self.row_scale)
+        inverse = np.empty((count, count))
+        for start in range(0, count, 256):
+            width = min(256, count - start)
+            inverse[:, start : start + width] = self.solve(np.eye(count, width, -start))
+        return inverse
 
     def _without_constants(self, values: np.ndarray, weights: Float[np.ndarray, "V 1"]) -> np.ndarray:
         """Shift each piece so that its weighted mean is zero."""
