@@ -39,7 +39,9 @@ def main() -> None:
     try:
         app()
     except (ValueError, OSError) as error:
-        console.print(f"[red]error:[/] {escape(str(error))}")
+        # Those of lib.files hold a whole sentence; the number before it says nothing to a person.
+        sentence = getattr(error, "strerror", None) if getattr(error, "filename", None) is None else None
+        console.print(f"[red]error:[/] {escape(sentence or str(error))}")
         sys.exit(2)
 
 

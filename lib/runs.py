@@ -221,6 +221,8 @@ def new_run(
     folder = (out or RUNS / datetime.now().strftime("%Y-%m-%d_%H-%M-%S")).absolute()
     run = Run(folder, profile, seed, device, overrides)
     if folder.is_dir() and any(folder.iterdir()):
+        if not (folder / "run.json").exists():
+            raise ValueError(f"{folder} holds something else than a run; choose an empty folder or a new one")
         run = Run.load(folder)
         for name, wanted in {"profile": profile, "seed": seed, "device": device, "overrides": overrides}.items():
             if getattr(run, name) != wanted:

@@ -40,7 +40,7 @@ def test_list_names_chapters_titles_and_settings(course, command):
         (["run", "--set", "steps=4.5"], "overrides['steps'] must be of type int, got 4.5"),
         (["run", "--set", "steps"], "--set takes NAME=VALUE, got 'steps'"),
         (["run", "--device", "abacus"], "device='abacus' cannot be used here"),
-        (["run", "--out", "/dev/null/out"], "cannot write /dev/null/out/run.json (Not a directory)"),
+        (["run", "--out", "/dev/null/out"], "error: cannot write /dev/null/out/run.json (Not a directory)"),
         (["report"], "there is no run under"),
         (["report", "nowhere"], "holds no run"),
     ],

@@ -212,6 +212,8 @@ def test_a_folder_with_something_else_is_refused(course, tmp_path):
     (tmp_path / "out" / "run.json").write_text('{"half')
     with pytest.raises(ValueError, match="holds no run"):
         runs.new_run([path], out=tmp_path / "out")
+    with pytest.raises(ValueError, match="holds something else than a run; choose an empty folder or a new one"):
+        runs.new_run([path], out=tmp_path)
 
 
 def test_a_full_disk_fails_the_chapter_and_leaves_no_half_file(course, tmp_path, monkeypatch):
