@@ -8,6 +8,7 @@ imported only where kernels are about to be used.
 from __future__ import annotations
 
 import functools
+import itertools
 import os
 import threading
 from collections.abc import Callable
@@ -50,7 +51,8 @@ class Kernels:
 
         kernels.launch("double", len(x), x, x, y)
 
-    A kernel's first two arguments are given by `launch`: its items are `first`, `first + step`, and so on. Warp reads
+    A kernel's first two arguments are given by `launch`: its items are `first`, `first + step`, and so on; on the CPU
+    in an order that nothing may depend on. Warp reads
     the annotations at run time: the file that has the kernels must not postpone them.
     """
 
@@ -89,16 +91,28 @@ class Kernels:
             stream = wp.stream_from_torch(torch.cuda.current_stream(like.device))
             wp.launch(kernel, count, [0, 1, *inputs], device=device, stream=stream, record_tape=False)
             return
-        threads = torch.get_num_threads()
+        threads, parts = torch.get_num_threads(), cpu_parts()
+        taken = itertools.count()
 
-        def run(part: int) -> None:
-            items = len(range(part, count, threads))
-            wp.launch(kernel, items, [part, threads, *inputs], device=device, record_tape=False)
+        def work() -> None:
+            while (part := next(taken)) < min(parts, count):
+                items = len(range(part, count, parts))
+                wp.launch(kernel, items, [part, parts, *inputs], device=device, record_tape=False)
 
-        others = [_pool().submit(run, part) for part in range(1, threads)]
-        run(0)
+        others = [_pool().submit(work) for _ in range(1, threads)]
+        work()
         for other in others:
             other.result()
+
+
+def cpu_parts() -> int:
+    """Into how many parts a launch is cut on the CPU, where whoever is done takes the next part.
+
+    More than threads: items differ in cost, and PyTorch's own threads keep a core busy for some milliseconds after
+    each parallel operation, waiting for the next (unless OMP_WAIT_POLICY is PASSIVE).
+    """
+    threads = torch.get_num_threads()
+    return 8 * threads if threads > 1 else 1
 
 
 def _pool() -> ThreadPoolExecutor:

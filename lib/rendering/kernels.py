@@ -7,15 +7,13 @@ to run and, on the CPU, for any number of threads.
 
 # Warp reads the annotations of kernels at run time, so they cannot be postponed here.
 
-import math
-
 import torch
 import warp as wp
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from lib.launch import Kernels
+from lib.launch import Kernels, cpu_parts
 from lib.rendering.reference import TAIL
 
 # Neighbouring pixels of a row that are computed together, one to a lane of the CPU's vector unit: in the kernels, the
@@ -58,7 +56,7 @@ def kernels(kernel, real, vec2, vec3):
 
     @wp.struct
     class Box:
-        """Pixels, the first and the last included; `top` is the first row of the band."""
+        """Pixels, the first and the last included."""
 
         left: int
         right: int
@@ -66,17 +64,16 @@ def kernels(kernel, real, vec2, vec3):
         bottom: int
 
     @wp.func
-    def box_of(a: vec2, b: vec2, c: vec2, radius: real, height: int, width: int, band: int, bands: int):
-        """The box of a triangle grown by `radius`, where it meets the band of rows `band`, `band + bands`, …"""
+    def box_of(a: vec2, b: vec2, c: vec2, radius: real, height: int, width: int, band: int, rows: int):
+        """The box of a triangle grown by `radius`, as far as it lies in the band-th `rows` rows of the image."""
         side = wp.min(height, width)
         low = wp.min(wp.min(a, b), c)
         high = wp.max(wp.max(a, b), c)
-        top = first_pixel(low[1] - radius, height, side)
         return Box(
             first_pixel(low[0] - radius, width, side),
             last_pixel(high[0] + radius, width, side),
-            top + (band - top % bands + bands) % bands,
-            last_pixel(high[1] + radius, height, side),
+            wp.max(first_pixel(low[1] - radius, height, side), band * rows),
+            wp.min(last_pixel(high[1] + radius, height, side), band * rows + rows - 1),
         )
 
     @wp.func
@@ -219,7 +216,7 @@ def kernels(kernel, real, vec2, vec3):
     def silhouette_forward(
         first: int,
         step: int,
-        bands: int,
+        rows: int,
         verts: wp.array2d(dtype=vec3),
         faces: wp.array2d(dtype=wp.int64),
         unit: real,
@@ -228,19 +225,25 @@ def kernels(kernel, real, vec2, vec3):
         empty: wp.array3d(dtype=strip),
     ):
         item = first + step * wp.tid()
-        image = item // bands
         height = mask.shape[1]
+        bands = (height + rows - 1) // rows
+        image = item // bands
+        band = item % bands
         side = wp.min(height, width)
         pitch = real(2.0) / (real(side) * unit)
+        for row in range(band * rows, wp.min(band * rows + rows, height)):
+            for s in range(mask.shape[2]):
+                mask[image, row, s] = strip(real(0.0))
+                empty[image, row, s] = strip(real(1.0))
         for f in range(faces.shape[0]):
             a = flat(corner(verts, faces, image, f, 0))
             b = flat(corner(verts, faces, image, f, 1))
             c = flat(corner(verts, faces, image, f, 2))
-            box = box_of(a, b, c, wp.sqrt(real(TAIL)) * unit, height, width, item % bands, bands)
+            box = box_of(a, b, c, wp.sqrt(real(TAIL)) * unit, height, width, band, rows)
             if box.top > box.bottom or box.left > box.right:
                 continue
             edges = outline_of(a, b, c, unit)
-            for row in range(box.top, box.bottom + 1, bands):
+            for row in range(box.top, box.bottom + 1):
                 y = (center(row, height, side) - a[1]) / unit
                 for s in range(box.left // STRIP, box.right // STRIP + 1):
                     x0 = (center(STRIP * s, width, side) - a[0]) / unit
@@ -284,18 +287,19 @@ def kernels(kernel, real, vec2, vec3):
         faces: wp.array2d(dtype=wp.int64),
         unit: real,
         width: int,
-        weight: wp.array3d(dtype=strip),
+        empty: wp.array3d(dtype=strip),
+        grad_mask: wp.array3d(dtype=strip),
         grad: wp.array3d(dtype=vec3),
     ):
         item = first + step * wp.tid()
         image = item // faces.shape[0]
         f = item % faces.shape[0]
-        height = weight.shape[1]
+        height = empty.shape[1]
         side = wp.min(height, width)
         a = flat(corner(verts, faces, image, f, 0))
         b = flat(corner(verts, faces, image, f, 1))
         c = flat(corner(verts, faces, image, f, 2))
-        box = box_of(a, b, c, wp.sqrt(real(TAIL)) * unit, height, width, 0, 1)
+        box = box_of(a, b, c, wp.sqrt(real(TAIL)) * unit, height, width, 0, height)
         edges = outline_of(a, b, c, unit)
         pitch = real(2.0) / (real(side) * unit)
         ab = (b - a) / unit
@@ -307,7 +311,8 @@ def kernels(kernel, real, vec2, vec3):
             y = (center(row, height, side) - a[1]) / unit
             for s in range(box.left // STRIP, box.right // STRIP + 1):
                 x0 = (center(STRIP * s, width, side) - a[0]) / unit
-                weights = weight[image, row, s]
+                left = empty[image, row, s]
+                gain = grad_mask[image, row, s]
                 for k in range(STRIP):
                     x = x0 + real(k) * pitch
                     da = across(edges.a, x, y)
@@ -329,7 +334,7 @@ def kernels(kernel, real, vec2, vec3):
                     small = exp_minus(squared)
                     small = wp.where(within > real(0.0) or squared < real(TAIL), small, real(0.0))
                     large = real(1.0) / (real(1.0) + small)
-                    pull = weights[k] * wp.where(within > real(0.0), -large, small * large)
+                    pull = gain[k] * left[k] * wp.where(within > real(0.0), -large, small * large)
                     # The nearest point of the border is a mean of the corners; it moves as they do.
                     t = wp.where(on_a, ta, wp.where(on_b, tb, tc)) / wp.where(
                         on_a, edges.a.length, wp.where(on_b, edges.b.length, edges.c.length)
@@ -353,7 +358,7 @@ def kernels(kernel, real, vec2, vec3):
     def nearest_face(
         first: int,
         step: int,
-        bands: int,
+        rows: int,
         verts: wp.array2d(dtype=vec3),
         faces: wp.array2d(dtype=wp.int64),
         perspective: bool,
@@ -362,17 +367,23 @@ def kernels(kernel, real, vec2, vec3):
         face: wp.array3d(dtype=indices),
     ):
         item = first + step * wp.tid()
-        image = item // bands
         height = depth.shape[1]
+        bands = (height + rows - 1) // rows
+        image = item // bands
+        band = item % bands
         side = wp.min(height, width)
+        for row in range(band * rows, wp.min(band * rows + rows, height)):
+            for s in range(depth.shape[2]):
+                depth[image, row, s] = strip(real(wp.inf))
+                face[image, row, s] = indices(wp.int64(-1))
         for f in range(faces.shape[0]):
             a = corner(verts, faces, image, f, 0)
             b = corner(verts, faces, image, f, 1)
             c = corner(verts, faces, image, f, 2)
-            box = box_of(flat(a), flat(b), flat(c), real(0.0), height, width, item % bands, bands)
+            box = box_of(flat(a), flat(b), flat(c), real(0.0), height, width, band, rows)
             if box.top > box.bottom or box.left > box.right or cross(flat(b - a), flat(c - a)) == real(0.0):
                 continue
-            for row in range(box.top, box.bottom + 1, bands):
+            for row in range(box.top, box.bottom + 1):
                 y = center(row, height, side)
                 for s in range(box.left // STRIP, box.right // STRIP + 1):
                     nearest = depth[image, row, s]
@@ -406,6 +417,8 @@ def kernels(kernel, real, vec2, vec3):
         row = item // width % height
         image = item // (width * height)
         f = int(face[image, row, column])
+        barycentrics[image, row, column] = vec3()
+        distance[image, row, column] = real(wp.inf)
         if f >= 0:
             p = vec2(center(column, width, side), center(row, height, side))
             a = corner(verts, faces, image, f, 0)
@@ -660,21 +673,18 @@ def kernels(kernel, real, vec2, vec3):
     return locals()
 
 
-def _bands(verts: Tensor, size: tuple[int, int]) -> int:
-    """Into how many bands of rows to deal out each image: as few as give every thread of the CPU the same number.
-
-    Each band has one owner, who draws face after face: nothing is added atomically. On CUDA a band is one row.
-    """
+def _rows(verts: Tensor, size: tuple[int, int]) -> int:
+    """How many rows of an image have one owner, who draws face after face, so that nothing is added atomically."""
     if verts.device.type == "cuda":
-        return size[0]
-    threads = torch.get_num_threads()
-    return threads // math.gcd(threads, len(verts))
+        return 1
+    bands = -(-cpu_parts() // max(len(verts), 1))
+    return -(-size[0] // bands)
 
 
-def _image(verts: Tensor, size: tuple[int, int], fill: float, dtype: torch.dtype | None = None) -> Tensor:
-    """An image whose rows are whole strips."""
+def _image(verts: Tensor, size: tuple[int, int], dtype: torch.dtype | None = None) -> Tensor:
+    """Room for an image whose rows are whole strips."""
     width = -(-size[1] // STRIP) * STRIP
-    return torch.full((len(verts), size[0], width), fill, dtype=dtype or verts.dtype, device=verts.device)
+    return torch.empty(len(verts), size[0], width, dtype=dtype or verts.dtype, device=verts.device)
 
 
 def _strips(image: Tensor) -> Tensor:
@@ -694,9 +704,9 @@ def _to_vertices(per_corner: Float[Tensor, "B F 3 3"], verts: Tensor, faces: Int
 class _Silhouette(torch.autograd.Function):
     @staticmethod
     def forward(ctx, verts: Tensor, faces: Tensor, size: tuple[int, int], sigma: float) -> Tensor:
-        mask, empty, bands = _image(verts, size, 0), _image(verts, size, 1), _bands(verts, size)
-        inputs = (bands, verts, faces, sigma**0.5, size[1], _strips(mask), _strips(empty))
-        kernels.launch("silhouette_forward", len(verts) * bands, verts, *inputs)
+        mask, empty, rows = _image(verts, size), _image(verts, size), _rows(verts, size)
+        inputs = (rows, verts, faces, sigma**0.5, size[1], _strips(mask), _strips(empty))
+        kernels.launch("silhouette_forward", len(verts) * -(-size[0] // rows), verts, *inputs)
         ctx.save_for_backward(verts, faces, empty)
         ctx.width, ctx.unit = size[1], sigma**0.5
         return mask[..., : size[1]].contiguous()
@@ -705,9 +715,9 @@ class _Silhouette(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None, None]:
         verts, faces, empty = ctx.saved_tensors
-        weight = torch.nn.functional.pad(grad, (0, empty.shape[-1] - ctx.width)) * empty
+        grad = torch.nn.functional.pad(grad, (0, empty.shape[-1] - ctx.width)).contiguous()
         corners = verts.new_empty(len(verts), len(faces), 3, 3)
-        inputs = (verts, faces, ctx.unit, ctx.width, _strips(weight), corners)
+        inputs = (verts, faces, ctx.unit, ctx.width, _strips(empty), _strips(grad), corners)
         kernels.launch("silhouette_backward", len(verts) * len(faces), verts, *inputs)
         return _to_vertices(corners, verts, faces), None, None, None
 
@@ -721,12 +731,12 @@ def silhouette(
 class _Rasterize(torch.autograd.Function):
     @staticmethod
     def forward(ctx, verts: Tensor, faces: Tensor, size: tuple[int, int], perspective: bool) -> tuple[Tensor, ...]:
-        bands, width = _bands(verts, size), size[1]
-        depth, face = _image(verts, size, torch.inf), _image(verts, size, -1, torch.int64)
-        inputs = (bands, verts, faces, perspective, width, _strips(depth), _strips(face))
-        kernels.launch("nearest_face", len(verts) * bands, verts, *inputs)
+        rows, width = _rows(verts, size), size[1]
+        depth, face = _image(verts, size), _image(verts, size, torch.int64)
+        inputs = (rows, verts, faces, perspective, width, _strips(depth), _strips(face))
+        kernels.launch("nearest_face", len(verts) * -(-size[0] // rows), verts, *inputs)
         depth, face = depth[..., :width].contiguous(), face[..., :width].contiguous()
-        distance, barycentrics = torch.full_like(depth, torch.inf), verts.new_zeros(*face.shape, 3)
+        distance, barycentrics = torch.empty_like(depth), verts.new_empty(*face.shape, 3)
         inputs = (verts, faces, perspective, face, barycentrics, distance)
         kernels.launch("fragments_forward", face.numel(), verts, *inputs)
         ctx.save_for_backward(verts, faces, face)
