@@ -46,6 +46,19 @@ def check_tensor(name: str, value: Tensor, shape: str, *, kind: str = "float", f
         raise ValueError(f"{name} has NaN or infinite entries; remove them, or lower the step that made them")
 
 
+def check_faces(faces: Tensor, count: int, of: str = "verts") -> None:
+    """Raise unless `faces` are (F, 3) indices into the `count` vertices of the argument named `of`.
+
+    Raises TypeError for a wrong dtype, ValueError for a wrong shape or an index out of range.
+    """
+    check_tensor("faces", faces, "F 3", kind="integer")
+    if faces.numel():
+        low, high = (int(value) for value in faces.aminmax())
+        if low < 0 or high >= count:
+            wrong = low if low < 0 else high
+            raise ValueError(f"faces point to vertex {wrong}, but {of} has 0 … {count - 1}; indices start at 0")
+
+
 def check_same_device(**tensors: Tensor) -> None:
     """Raise ValueError unless all tensors (given by name) live on one device."""
     devices = {name: value.device for name, value in tensors.items()}

@@ -5,7 +5,7 @@ import re
 import pytest
 import torch
 
-from lib.checks import check_same_device, check_tensor
+from lib.checks import check_faces, check_same_device, check_tensor
 
 
 @pytest.mark.parametrize(
@@ -72,3 +72,14 @@ def test_devices_are_compared():
     check_same_device(verts=here, faces=here)
     with pytest.raises(ValueError, match=r"share one device, got verts on cpu, faces on meta; move them with .to"):
         check_same_device(verts=here, faces=elsewhere)
+
+
+def test_faces_stay_within_the_vertices():
+    check_faces(torch.tensor([[0, 1, 2]]), 3)
+    check_faces(torch.empty(0, 3, dtype=torch.int64), 0)
+    with pytest.raises(ValueError, match=r"faces point to vertex 3, but verts has 0 … 2; indices start at 0"):
+        check_faces(torch.tensor([[0, 1, 3]]), 3)
+    with pytest.raises(ValueError, match=r"faces point to vertex -1, but attributes has 0 … 2"):
+        check_faces(torch.tensor([[0, 1, -1]]), 3, of="attributes")
+    with pytest.raises(TypeError, match="faces must have an integer dtype"):
+        check_faces(torch.zeros(1, 3), 3)

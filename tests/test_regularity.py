@@ -141,6 +141,9 @@ def test_bad_input():
         regularity.edge_loss(verts[0], faces)
     with pytest.raises(TypeError, match="faces must have an integer dtype"):
         regularity.laplacian_loss(verts, faces.float())
+    for loss in LOSSES.values():
+        with pytest.raises(ValueError, match="faces point to vertex"):
+            loss(verts[:, 1:], faces)
     with pytest.raises(ValueError, match="method='cot' is unknown"):
         regularity.laplacian_loss(verts, faces, "cot")
     with pytest.raises(ValueError, match="faces is empty"):

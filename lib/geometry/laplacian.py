@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lib.checks import check_tensor
+from lib.checks import check_faces, check_tensor
 from lib.geometry import mesh
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ def corner_cotangents(verts: Float[Tensor, "... V 3"], faces: Int[Tensor, "F 3"]
     of the dtype.
     """
     check_tensor("verts", verts, "... V 3")
-    check_tensor("faces", faces, "F 3", kind="integer")
+    check_faces(faces, verts.shape[-2])
     corners = [verts.index_select(-2, corner) for corner in faces.unbind(1)]
     cotangents = []
     for i in range(3):
@@ -63,9 +63,7 @@ def uniform_laplacian(faces: Int[Tensor, "F 3"], num_verts: int, normalized: boo
 
     Raises ValueError where faces point outside 0 … num_verts − 1.
     """
-    check_tensor("faces", faces, "F 3", kind="integer")
-    if len(faces) and (int(faces.min()) < 0 or int(faces.max()) >= num_verts):
-        raise ValueError(f"faces must lie in 0 … {num_verts - 1}, got {int(faces.min())} … {int(faces.max())}")
+    check_faces(faces, num_verts)
     start, end = mesh.edges(faces).unbind(1)
     laplacian = _from_weights(start, end, torch.ones(len(start), device=faces.device), num_verts)
     if not normalized:

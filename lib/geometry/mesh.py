@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lib.checks import check_same_device, check_tensor
+from lib.checks import check_faces, check_same_device, check_tensor
 from lib.files import write_atomically
 
 if TYPE_CHECKING:
@@ -72,10 +72,7 @@ def validate_mesh(verts: Float[Tensor, "V 3"], faces: Int[Tensor, "F 3"]) -> Non
     check_same_device(verts=verts, faces=faces)
     if len(verts) == 0 or len(faces) == 0:
         raise ValueError(f"the mesh is empty: {len(verts)} verts and {len(faces)} faces; give at least one triangle")
-    low, high = int(faces.min()), int(faces.max())
-    if low < 0 or high >= len(verts):
-        wrong = low if low < 0 else high
-        raise ValueError(f"faces point to vertex {wrong}, but verts has 0 … {len(verts) - 1}; indices start at 0")
+    check_faces(faces, len(verts))
     corners = verts.detach().double()[faces]
     sides = corners.roll(-1, dims=1) - corners
     double_area = torch.linalg.cross(sides[:, 0], sides[:, 1]).norm(dim=-1)
@@ -178,7 +175,7 @@ def _unique_edges(faces: Int[Tensor, "F 3"]) -> tuple[Int[Tensor, "E 2"], Int[Te
 def _area_vectors(verts: Float[Tensor, "... V 3"], faces: Int[Tensor, "F 3"]) -> Float[Tensor, "... F 3"]:
     """Outward normals, as long as twice the area."""
     check_tensor("verts", verts, "... V 3")
-    check_tensor("faces", faces, "F 3", kind="integer")
+    check_faces(faces, verts.shape[-2])
     a, b, c = (verts.index_select(-2, corner) for corner in faces.unbind(1))
     return torch.linalg.cross(b - a, c - a)
 

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lib.checks import check_same_device, check_tensor
+from lib.checks import check_faces, check_same_device, check_tensor
 from lib.geometry import laplacian, mesh
 
 
@@ -78,7 +78,7 @@ def laplacian_loss(
 
 def _check_batch(verts: Tensor, faces: Tensor) -> None:
     check_tensor("verts", verts, "B V 3")
-    check_tensor("faces", faces, "F 3", kind="integer")
+    check_faces(faces, verts.shape[1])
     check_same_device(verts=verts, faces=faces)
     if len(faces) == 0:
         raise ValueError("faces is empty; a mesh needs at least one triangle")

@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from lib.checks import check_same_device, check_tensor
+from lib.checks import check_faces, check_same_device, check_tensor
 from lib.geometry.mesh import vertex_normals
 
 BACKENDS = ("auto", "reference", "kernels", "pytorch3d")
@@ -121,12 +121,10 @@ def interpolate(
     """
     batch, height, width = fragments.face.shape
     check_tensor("attributes", attributes, "B V C" if attributes.ndim == 3 else "V C")
-    check_tensor("faces", faces, "F 3", kind="integer")
+    check_faces(faces, attributes.shape[-2], of="attributes")
     check_same_device(attributes=attributes, faces=faces, fragments=fragments.face)
     if attributes.ndim == 3 and len(attributes) != batch:
         raise ValueError(f"attributes has {len(attributes)} items, fragments {batch}; make the batches equal")
-    if len(faces) and int(faces.max()) >= attributes.shape[-2]:
-        raise ValueError(f"faces names vertex {int(faces.max())}, attributes has {attributes.shape[-2]} vertices")
     covered = (fragments.face.flatten() >= 0).nonzero()[:, 0]
     corner = faces.long()[fragments.face.flatten()[covered]]
     if attributes.ndim == 3:
@@ -262,15 +260,10 @@ def _check(
 ) -> tuple[Tensor, Tensor, tuple[int, int]]:
     """Refuse what cannot be rendered; return isotropic vertices, int64 faces and (H, W)."""
     check_tensor("verts", verts, "B V 3", finite=True)
-    check_tensor("faces", faces, "F 3", kind="integer")
+    check_faces(faces, verts.shape[1])
     check_same_device(verts=verts, faces=faces)
     if verts.dtype not in (torch.float32, torch.float64):
         raise TypeError(f"verts must be float32 or float64, got {verts.dtype}; convert it with verts.float()")
-    if len(faces):
-        low, high = (int(value) for value in faces.aminmax())
-        if low < 0 or high >= verts.shape[1]:
-            wrong = low if low < 0 else high
-            raise ValueError(f"faces names vertex {wrong}, verts has {verts.shape[1]}; faces index from 0")
     size = (image_size, image_size) if isinstance(image_size, int) else tuple(int(side) for side in image_size)
     if len(size) != 2 or min(size) < 1:
         raise ValueError(f"image_size must be a positive number of pixels or (H, W), got {image_size!r}")
