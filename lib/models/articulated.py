@@ -1,0 +1,105 @@
+"""One image to a posed, textured animal: a network that moves the handles of a template.
+
+Source: Kokkinos & Kokkinos, "Learning monocular 3D reconstruction of articulated categories from motion", CVPR 2021,
+sections 3.1 and 4. Encoder, camera and texture are those of `lib.models.cmr`; the texture here is the texture flow of
+that model, where the paper decodes colours.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from lib.checks import check_same_device, check_tensor
+from lib.deformation.basis import LinearBasis
+from lib.deformation.handles import HandleLayer
+from lib.geometry.mesh import Mesh
+from lib.models.cmr import CategoryNetwork
+
+
+class Articulation(NamedTuple):
+    """What the network says of B images.
+
+    offsets: the numbers that pose the template, as its deformation takes them: handle offsets (B, K, 3), coefficients
+    (B, 3·K) of a basis, or vertex offsets (B, V, 3); verts (B, V, 3): the posed mesh; camera (B, 7):
+    `WeakPerspective.to_vector`; flow (B, S, 2·S, 2): for each point of the sphere image the point of the image plane
+    where its colour is to be picked.
+    """
+
+    offsets: Float[Tensor, "B ..."]
+    verts: Float[Tensor, "B V 3"]
+    camera: Float[Tensor, "B 7"]
+    flow: Float[Tensor, "B S 2*S 2"]
+
+
+class Articulated(CategoryNetwork):
+    """The template, what may move it, and the network that says how for an image.
+
+    sphere (V, 3): unit vectors, where each vertex of the template lies on the sphere that carries the texture.
+    template, deformation, num_handles, laplacian: see `make_deformation`; sizes: see `CategoryNetwork`.
+    """
+
+    def __init__(
+        self,
+        template: Mesh,
+        sphere: Float[Tensor, "V 3"],
+        *,
+        num_handles: int = 16,
+        deformation: str = "handles",
+        laplacian: str = "cotangent",
+        **sizes: int,
+    ) -> None:
+        check_tensor("sphere", sphere, f"{len(template.verts)} 3", finite=True)
+        layer, shape = make_deformation(template, deformation, num_handles, laplacian)
+        super().__init__(template.faces, sphere, math.prod(shape), **sizes)
+        self.deformation = layer
+        self.offset_shape = shape
+
+    def pose(self, code: Float[Tensor, "B F"]) -> tuple[Float[Tensor, "B ..."], Float[Tensor, "B V 3"]]:
+        """Offsets and mesh for codes of the encoder."""
+        offsets = self.offset_head(code).unflatten(-1, self.offset_shape)
+        return offsets, self.deformation(offsets)
+
+    def forward(self, images: Float[Tensor, "B 3 H W"]) -> Articulation:
+        code = self.encoder(images).float()
+        # As in CMR: under mixed precision only the encoder is.
+        with torch.autocast(images.device.type, enabled=False):
+            return Articulation(*self.pose(code), self.camera(code), self.flow(code))
+
+
+def make_deformation(
+    template: Mesh, deformation: str, num_handles: int, laplacian: str = "cotangent"
+) -> tuple[nn.Module, tuple[int, ...]]:
+    """What moves the template, and the shape of the offsets, for one picture, that it takes.
+
+    deformation: "handles" (a `HandleLayer` with K = num_handles, A to be learned), or one of its rivals: "basis" (a
+    `LinearBasis` of 3·K modes, to be learned: as many numbers as K handles have) and "free" (every vertex by itself,
+    nothing to be learned; K has no meaning). template: of size about 1, see `HandleLayer`.
+
+    Raises ValueError for another deformation, and what the deformation raises.
+    """
+    if deformation == "handles":
+        return HandleLayer(template, num_handles, laplacian), (num_handles, 3)
+    if deformation == "basis":
+        return LinearBasis(template, 3 * num_handles), (3 * num_handles,)
+    if deformation == "free":
+        return FreeVertices(template), tuple(template.verts.shape)
+    raise ValueError(f'deformation={deformation!r} is unknown; use "handles", "basis" or "free"')
+
+
+class FreeVertices(nn.Module):
+    """Vertex offsets (B, V, 3) → vertices: nothing is known of how the template moves, and nothing is learned."""
+
+    def __init__(self, template: Mesh) -> None:
+        super().__init__()
+        self.register_buffer("template", template.verts.detach().clone(), persistent=False)
+
+    def forward(self, offsets: Float[Tensor, "B V 3"]) -> Float[Tensor, "B V 3"]:
+        """The moved template."""
+        check_tensor("offsets", offsets, f"B {len(self.template)} 3")
+        check_same_device(offsets=offsets, template=self.template)
+        return self.template + offsets

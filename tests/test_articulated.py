@@ -1,0 +1,142 @@
+"""The network that poses a template: shapes, where gradients go, the pose at rest, checkpoints, bad input."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from lib import training
+from lib.geometry.cameras import WeakPerspective
+from lib.geometry.mesh import Mesh, icosphere
+from lib.models.articulated import Articulated, FreeVertices, make_deformation
+from lib.models.cmr import sample_image
+
+SIZES = {
+    "image_size": 64,
+    "width": 4,
+    "map_channels": 8,
+    "features": 16,
+    "texture_size": 16,
+    "texture_width": 4,
+}
+BALL = icosphere(2)
+TEMPLATE = Mesh(0.7 * BALL.verts * torch.tensor([1.0, 0.6, 0.4]), BALL.faces)
+SHAPES = {"handles": (5, 3), "basis": (15,), "free": (162, 3)}
+every_deformation = pytest.mark.parametrize("deformation", SHAPES)
+
+
+def make_model(deformation="handles", seed=0, **options):
+    torch.manual_seed(seed)
+    return Articulated(TEMPLATE, BALL.verts, num_handles=5, deformation=deformation, **SIZES, **options)
+
+
+@every_deformation
+def test_shapes(deformation):
+    model = make_model(deformation)
+    prediction = model(torch.rand(2, 3, 64, 64))
+    assert prediction.offsets.shape == (2, *SHAPES[deformation])
+    assert prediction.verts.shape == (2, 162, 3)
+    assert prediction.camera.shape == (2, 7) and prediction.flow.shape == (2, 16, 32, 2)
+    torch.testing.assert_close(prediction.camera[:, 3:].norm(dim=-1), torch.ones(2))
+    texture = sample_image(torch.rand(2, 3, 64, 64), prediction.flow)
+    assert model.vertex_colors(texture).shape == (2, 162, 3)
+
+
+@every_deformation
+def test_no_offsets_give_the_template_and_an_untrained_network_hardly_moves_it(deformation):
+    model = make_model(deformation).eval()
+    with torch.no_grad():
+        still = model.deformation(torch.zeros(2, *SHAPES[deformation]))
+        predicted = model(torch.rand(2, 3, 64, 64)).verts
+    torch.testing.assert_close(still, TEMPLATE.verts.expand(2, -1, -1), atol=1e-5, rtol=0)
+    assert (predicted - TEMPLATE.verts).abs().max() < 0.01
+
+
+@every_deformation
+def test_gradients_reach_the_network_and_what_the_deformation_learns(deformation):
+    model = make_model(deformation)
+    with torch.no_grad():  # away from rest, where neither A nor a basis has a gradient
+        model.offset_head.weight.normal_(std=0.1)
+    goal = torch.randn(2, 162, 3)
+    (model(torch.rand(2, 3, 64, 64)).verts - goal).square().mean().backward()
+    learned = {"handles": ["deformation.logits"], "basis": ["deformation.modes"], "free": []}[deformation]
+    for name in ("offset_head.weight", "encoder.trunk.conv1.weight", *learned):
+        assert model.get_parameter(name).grad.abs().max() > 0
+    assert [name for name, _ in model.deformation.named_parameters(prefix="deformation")] == learned
+    assert model.camera_head.weight.grad is None
+
+
+def test_texture_leaves_the_gradient_of_the_pose_at_exactly_zero():
+    model = make_model()
+    images = torch.rand(2, 3, 64, 64)
+    prediction = model(images)
+    texture = sample_image(images, prediction.flow)
+    picture = model.paint(prediction.verts, WeakPerspective.from_vector(prediction.camera), texture, 64)
+    (picture - images).abs().mean().backward()
+    assert model.texture_head.last.weight.grad.abs().max() > 0
+    assert model.deformation.logits.grad is None and model.offset_head.weight.grad is None
+
+
+def test_pose_is_what_the_forward_pass_uses():
+    model = make_model().eval()
+    images = torch.rand(2, 3, 64, 64)
+    with torch.no_grad():
+        prediction = model(images)
+        offsets, verts = model.pose(model.encoder(images))
+    torch.testing.assert_close(offsets, prediction.offsets)
+    torch.testing.assert_close(verts, prediction.verts)
+
+
+def test_mixed_precision_keeps_the_geometry_in_float32():
+    model = make_model().eval()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        prediction = model(torch.rand(2, 3, 64, 64))
+    assert all(value.dtype == torch.float32 for value in prediction)
+
+
+def test_training_continues_from_its_checkpoint(tmp_path):
+    data = {"image": torch.rand(6, 3, 64, 64), "goal": torch.randn(6, 162, 3)}
+
+    def loss_fn(model, batch, step):
+        return {"loss": (model(batch["image"]).verts - batch["goal"]).square().mean()}
+
+    def train(model, steps, out_dir=""):
+        options = {"steps": steps, "batch_size": 2, "lr": 1e-2, "device": "cpu", "out_dir": out_dir}
+        training.fit(model, loss_fn, data, **options)
+        return model.state_dict()
+
+    whole = train(make_model(), 4)
+    train(make_model(), 2, tmp_path)
+    resumed = train(make_model(seed=1), 4, tmp_path)
+    for name, value in whole.items():
+        assert torch.equal(resumed[name], value), name
+    start = make_model().state_dict()
+    assert not torch.equal(whole["deformation.logits"], start["deformation.logits"])
+
+    training.save_weights(tmp_path / "weights.safetensors", make_model(seed=2))
+    again = make_model(seed=3)
+    training.load_weights(tmp_path / "weights.safetensors", again)
+    torch.testing.assert_close(again.offset_head.weight, make_model(seed=2).offset_head.weight)
+
+
+def test_deformations_by_name():
+    layer, shape = make_deformation(TEMPLATE, "handles", 7, "uniform")
+    assert layer(torch.zeros(1, *shape)).shape == (1, 162, 3)
+    free, shape = make_deformation(TEMPLATE, "free", 0)
+    moved = torch.randn(2, *shape)
+    assert torch.equal(free(moved), TEMPLATE.verts + moved)
+
+
+def test_bad_input_is_refused_in_one_line():
+    with pytest.raises(ValueError, match="deformation='skin' is unknown"):
+        make_model("skin")
+    with pytest.raises(ValueError, match="laplacian"):
+        make_model(laplacian="none")
+    with pytest.raises(ValueError, match="num_handles must be 1"):
+        make_deformation(TEMPLATE, "handles", 0)
+    with pytest.raises(ValueError, match="sphere"):
+        Articulated(TEMPLATE, BALL.verts[:10], **SIZES)
+    with pytest.raises(ValueError, match="offsets"):
+        FreeVertices(TEMPLATE)(torch.zeros(2, 5, 3))
+    with pytest.raises(ValueError, match="images"):
+        make_model()(torch.rand(2, 3, 32, 32))
