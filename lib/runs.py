@@ -36,6 +36,9 @@ RUNS = ROOT / "runs"
 
 PACKAGES = ["torch", "warp-lang", "pytorch3d", "numpy", "scipy", "scikit-image", "trimesh", "accelerate", "papermill"]
 
+# What a kernel has to say of itself does not belong on the terminal of a run.
+QUIET_KERNEL = "--IPKernelApp.log_level=50"
+
 # How often the memory of the kernel is read and the progress redrawn, and how long an interrupted
 # kernel may take to come back before it is asked again, then killed (seconds).
 TICK = 0.2
@@ -350,7 +353,7 @@ def _execute_notebook(
             },
             cwd=NOTEBOOKS,
             progress_bar=False,
-            extra_arguments=["--IPKernelApp.log_level=50"],  # not on the terminal of the run
+            extra_arguments=[QUIET_KERNEL],
             on_notebook_start=notebook_starts,
             on_cell_start=cell_starts,
             on_cell_executed=save,
@@ -417,6 +420,7 @@ def store(path: Path) -> float:
         record_timing=False,
         store_widget_state=False,
         coalesce_streams=True,
+        extra_arguments=[QUIET_KERNEL],
         resources={"metadata": {"path": str(path.parent)}},
     ).execute()
     notebook.metadata = {
