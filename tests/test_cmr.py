@@ -23,7 +23,7 @@ STRETCH = torch.tensor([1.0, 0.6, 0.4])
 PERMUTATION = torch.tensor([0, 2, 1, 3])
 
 
-def make_model(seed=0):
+def make_model(seed=0, **options):
     torch.manual_seed(seed)
     ball = icosphere(2)
     mirror = mirror_permutation(ball.verts)
@@ -39,6 +39,7 @@ def make_model(seed=0):
         features=16,
         texture_size=16,
         texture_width=4,
+        **options,
     )
     with torch.no_grad():
         model.logits.normal_()
@@ -67,11 +68,36 @@ def test_shape_and_offsets_are_symmetric():
     torch.testing.assert_close(make_model().mean_shape, start, atol=1e-6, rtol=0)
 
 
+def test_offsets_may_be_asymmetric_about_a_symmetric_mean():
+    model = make_model(symmetric_offsets=False)
+    offset = model(torch.rand(2, 3, 64, 64)).offset
+    assert offset.shape == (2, 162, 3)
+    assert (offset[:, model.mirror] * torch.tensor([1, 1, -1]) - offset).abs().max() > 1e-5
+    mean = model.mean_shape
+    torch.testing.assert_close(mean[model.mirror] * torch.tensor([1, 1, -1]), mean, atol=0, rtol=0)
+
+
 def test_camera_head_starts_at_the_side_view():
     model = make_model().eval()
     camera = model(torch.rand(3, 3, 64, 64)).camera
     torch.testing.assert_close(camera[:, 3:].norm(dim=-1), torch.ones(3))
     assert camera_loss(camera, side_view().to_vector().expand(3, 7)) < 0.05
+
+
+def test_predicted_rotation_is_continuous_on_a_full_turn():
+    model = make_model().eval()
+    angles = torch.linspace(0, 2 * math.pi, 61)
+    with torch.no_grad():
+        model.camera_head.weight.zero_()
+        # The code is the view's direction; the six numbers of the rotation are linear in it.
+        front, side = view_rotation(torch.tensor(math.pi / 2), torch.zeros(())), view_rotation(*torch.zeros(2))
+        model.camera_head.bias[3:] = 0
+        model.camera_head.bias[6:] = side[1]
+        model.camera_head.weight[3:6, 0], model.camera_head.weight[3:6, 1] = side[0], front[0]
+        code = torch.zeros(61, model.camera_head.in_features)
+        code[:, 0], code[:, 1] = angles.cos(), angles.sin()
+        turning = WeakPerspective.from_vector(model.camera(code))
+    torch.testing.assert_close(turning.rotation, view_rotation(angles, torch.zeros(61)), atol=1e-5, rtol=0)
 
 
 def test_mixed_precision_keeps_the_geometry_in_float32():

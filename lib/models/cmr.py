@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from lib import rendering
 from lib.checks import check_tensor
 from lib.geometry.cameras import WeakPerspective
-from lib.geometry.rotations import matrix_to_quaternion, view_rotation
+from lib.geometry.rotations import matrix_to_quaternion, matrix_to_rotation_6d, rotation_6d_to_matrix, view_rotation
 from lib.models.encoders import Encoder, SphereDecoder, sphere_coordinates
 
 
@@ -59,12 +59,14 @@ class CategoryNetwork(nn.Module):
         self.register_buffer("sphere", sphere.clone(), persistent=False)
         self.encoder = Encoder(image_size, width, map_channels, features)
         self.offset_head = nn.Linear(features, outputs)
-        self.camera_head = nn.Linear(features, 7)
+        # Scale, shift, and the first two rows of a rotation, where the release has a quaternion: once around an
+        # animal, a quaternion ends at its negative, and no continuous network can follow it.
+        self.camera_head = nn.Linear(features, 9)
         self.texture_head = SphereDecoder(features, 2, texture_size, texture_width)
         nn.init.normal_(self.offset_head.weight, std=1e-4)
         nn.init.zeros_(self.offset_head.bias)
         nn.init.normal_(self.camera_head.weight, std=1e-2)
-        from_the_side = matrix_to_quaternion(view_rotation(torch.zeros(()), torch.zeros(())))
+        from_the_side = matrix_to_rotation_6d(view_rotation(torch.zeros(()), torch.zeros(())))
         with torch.no_grad():
             self.camera_head.bias.copy_(torch.cat([torch.zeros(3), from_the_side]))
 
@@ -72,7 +74,8 @@ class CategoryNetwork(nn.Module):
         """Scale above zero, shift, unit quaternion: `WeakPerspective.to_vector`."""
         camera = self.camera_head(code)
         scale = F.relu(camera[:, :1] + 1) + 1e-12
-        return torch.cat([scale, camera[:, 1:3], F.normalize(camera[:, 3:], dim=-1)], -1)
+        quaternion = matrix_to_quaternion(rotation_6d_to_matrix(camera[:, 3:]))
+        return torch.cat([scale, camera[:, 1:3], quaternion], -1)
 
     def flow(self, code: Float[Tensor, "B F"]) -> Float[Tensor, "B S 2*S 2"]:
         """For each point of the sphere image, where in the image plane to pick its colour."""
