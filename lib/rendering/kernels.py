@@ -25,6 +25,7 @@ STRIP = 8
 def kernels(kernel, real, vec2, vec3):
     strip = wp.types.vector(STRIP, real)
     indices = wp.types.vector(STRIP, wp.int64)
+    triples = wp.types.matrix((STRIP, 3), real)
 
     @wp.func
     def cross(a: vec2, b: vec2):
@@ -406,31 +407,35 @@ def kernels(kernel, real, vec2, vec3):
         verts: wp.array2d(dtype=vec3),
         faces: wp.array2d(dtype=wp.int64),
         perspective: bool,
-        face: wp.array3d(dtype=wp.int64),
+        width: int,
+        face: wp.array3d(dtype=indices),
         barycentrics: wp.array3d(dtype=vec3),
         distance: wp.array3d(dtype=real),
     ):
         item = first + step * wp.tid()
-        height, width = face.shape[1], face.shape[2]
+        height, strips = face.shape[1], face.shape[2]
         side = wp.min(height, width)
-        column = item % width
-        row = item // width % height
-        image = item // (width * height)
-        f = int(face[image, row, column])
-        barycentrics[image, row, column] = vec3()
-        distance[image, row, column] = real(wp.inf)
-        if f >= 0:
-            p = vec2(center(column, width, side), center(row, height, side))
-            a = corner(verts, faces, image, f, 0)
-            b = corner(verts, faces, image, f, 1)
-            c = corner(verts, faces, image, f, 2)
-            w = weights_at(p, a, b, c)
-            if perspective:
-                w = vec3(w[0] / a[2], w[1] / b[2], w[2] / c[2]) * depth_at(w, a, b, c, True)
-            barycentrics[image, row, column] = w
-            distance[image, row, column] = -nearest_border(
-                p, flat(a), flat(b), flat(c), inverse_squares(flat(a), flat(b), flat(c))
-            ).squared
+        s = item % strips
+        row = item // strips % height
+        image = item // (strips * height)
+        seen = face[image, row, s]
+        for k in range(STRIP):
+            column = STRIP * s + k
+            barycentrics[image, row, column] = vec3()
+            distance[image, row, column] = real(wp.inf)
+            f = int(seen[k])
+            if f >= 0:
+                p = vec2(center(column, width, side), center(row, height, side))
+                a = corner(verts, faces, image, f, 0)
+                b = corner(verts, faces, image, f, 1)
+                c = corner(verts, faces, image, f, 2)
+                w = weights_at(p, a, b, c)
+                if perspective:
+                    w = vec3(w[0] / a[2], w[1] / b[2], w[2] / c[2]) * depth_at(w, a, b, c, True)
+                barycentrics[image, row, column] = w
+                distance[image, row, column] = -nearest_border(
+                    p, flat(a), flat(b), flat(c), inverse_squares(flat(a), flat(b), flat(c))
+                ).squared
 
     @kernel
     def fragments_backward(
@@ -439,80 +444,90 @@ def kernels(kernel, real, vec2, vec3):
         verts: wp.array2d(dtype=vec3),
         faces: wp.array2d(dtype=wp.int64),
         perspective: bool,
-        face: wp.array3d(dtype=wp.int64),
-        grad_depth: wp.array3d(dtype=real),
-        grad_barycentrics: wp.array3d(dtype=vec3),
-        grad_distance: wp.array3d(dtype=real),
+        width: int,
+        face: wp.array3d(dtype=indices),
+        grad_depth: wp.array3d(dtype=strip),
+        grad_barycentrics: wp.array3d(dtype=triples),
+        grad_distance: wp.array3d(dtype=strip),
+        with_distance: bool,
         grad: wp.array3d(dtype=vec3),
     ):
         item = first + step * wp.tid()
         image = item // faces.shape[0]
         f = item % faces.shape[0]
-        height, width = face.shape[1], face.shape[2]
+        height = face.shape[1]
         side = wp.min(height, width)
-        va = corner(verts, faces, image, f, 0)
-        vb = corner(verts, faces, image, f, 1)
-        vc = corner(verts, faces, image, f, 2)
-        a = flat(va)
-        b = flat(vb)
-        c = flat(vc)
-        low = wp.min(wp.min(a, b), c)
-        high = wp.max(wp.max(a, b), c)
-        area = cross(b - a, c - a)
-        left = first_pixel(low[0], width, side)
-        right = last_pixel(high[0], width, side)
-        grad_a = vec3()
-        grad_b = vec3()
-        grad_c = vec3()
-        for row in range(first_pixel(low[1], height, side), last_pixel(high[1], height, side) + 1):
-            for column in range(left, right + 1):
-                if int(face[image, row, column]) == f:
-                    p = vec2(center(column, width, side), center(row, height, side))
-                    w = weights_at(p, va, vb, vc)
-                    gz = grad_depth[image, row, column]
-                    g = grad_barycentrics[image, row, column]
-                    if perspective:
-                        # v_k = (w_k / z_k) z with z = 1 / Σ (w/z): first the gradient in q_k = w_k / z_k.
-                        inverse = vec3(real(1.0) / va[2], real(1.0) / vb[2], real(1.0) / vc[2])
-                        q = wp.cw_mul(w, inverse)
-                        z = real(1.0) / (q[0] + q[1] + q[2])
-                        common = z * z * (wp.dot(g, q) + gz)
-                        gq = g * z - vec3(common, common, common)
-                        dz = -wp.cw_mul(wp.cw_mul(gq, q), inverse)
-                        grad_a += vec3(real(0.0), real(0.0), dz[0])
-                        grad_b += vec3(real(0.0), real(0.0), dz[1])
-                        grad_c += vec3(real(0.0), real(0.0), dz[2])
-                        g = wp.cw_mul(gq, inverse)
-                    else:
-                        grad_a += vec3(real(0.0), real(0.0), gz * w[0])
-                        grad_b += vec3(real(0.0), real(0.0), gz * w[1])
-                        grad_c += vec3(real(0.0), real(0.0), gz * w[2])
-                        g += vec3(va[2], vb[2], vc[2]) * gz
+        a = corner(verts, faces, image, f, 0)
+        b = corner(verts, faces, image, f, 1)
+        c = corner(verts, faces, image, f, 2)
+        box = box_of(flat(a), flat(b), flat(c), real(0.0), height, width, 0, height)
+        area = cross(flat(b - a), flat(c - a))
+        slope_a = vec2(b[1] - c[1], c[0] - b[0]) / area
+        slope_b = vec2(c[1] - a[1], a[0] - c[0]) / area
+        slope_c = vec2(a[1] - b[1], b[0] - a[0]) / area
+        inverse = vec3(real(1.0) / a[2], real(1.0) / b[2], real(1.0) / c[2])
+        ax, ay, az = strip(), strip(), strip()
+        bx, by, bz = strip(), strip(), strip()
+        cx, cy, cz = strip(), strip(), strip()
+        border_a, border_b, border_c = vec2(), vec2(), vec2()
+        for row in range(box.top, box.bottom + 1):
+            y = center(row, height, side)
+            for s in range(box.left // STRIP, box.right // STRIP + 1):
+                seen = face[image, row, s]
+                hits = wp.int32(0)
+                for k in range(STRIP):
+                    hits += wp.where(seen[k] == wp.int64(f), 1, 0)
+                if hits == 0:
+                    continue
+                into_depth = grad_depth[image, row, s]
+                into_weights = grad_barycentrics[image, row, s]
+                for k in range(STRIP):
+                    w = weights_at(vec2(center(STRIP * s + k, width, side), y), a, b, c)
+                    gz = into_depth[k]
+                    g = vec3(into_weights[k, 0], into_weights[k, 1], into_weights[k, 2])
+                    # In perspective v_k = q_k z with q_k = w_k / z_k and z = 1 / Σ q: first the gradient in q_k.
+                    q = wp.cw_mul(w, inverse)
+                    z = real(1.0) / (q[0] + q[1] + q[2])
+                    common = z * z * (wp.dot(g, q) + gz)
+                    bent = wp.cw_mul(g * z - vec3(common, common, common), inverse)
+                    ga = wp.where(perspective, bent[0], g[0] + gz * a[2])
+                    gb = wp.where(perspective, bent[1], g[1] + gz * b[2])
+                    gc = wp.where(perspective, bent[2], g[2] + gz * c[2])
+                    za = wp.where(perspective, -bent[0] * q[0], gz * w[0])
+                    zb = wp.where(perspective, -bent[1] * q[1], gz * w[1])
+                    zc = wp.where(perspective, -bent[2] * q[2], gz * w[2])
                     # The weights' slopes on the screen; moving corner k by δ acts as moving the pixel by −w_k δ.
-                    ab = b - a
-                    bc = c - b
-                    ca = a - c
-                    across = (g[0] * bc + g[1] * ca + g[2] * ab) / area
-                    slope = vec3(-across[1], across[0], real(0.0))
-                    grad_a -= w[0] * slope
-                    grad_b -= w[1] * slope
-                    grad_c -= w[2] * slope
-                    gd = grad_distance[image, row, column]
-                    if gd != real(0.0):
-                        border = nearest_border(p, a, b, c, inverse_squares(a, b, c))
-                        pull = real(2.0) * gd * vec3(border.away[0], border.away[1], real(0.0))
-                        if border.k == 0:
-                            grad_a += (real(1.0) - border.t) * pull
-                            grad_b += border.t * pull
-                        elif border.k == 1:
-                            grad_b += (real(1.0) - border.t) * pull
-                            grad_c += border.t * pull
-                        else:
-                            grad_c += (real(1.0) - border.t) * pull
-                            grad_a += border.t * pull
-        grad[image, f, 0] = grad_a
-        grad[image, f, 1] = grad_b
-        grad[image, f, 2] = grad_c
+                    slope = ga * slope_a + gb * slope_b + gc * slope_c
+                    hit = seen[k] == wp.int64(f)
+                    ax[k] -= wp.where(hit, w[0] * slope[0], real(0.0))
+                    ay[k] -= wp.where(hit, w[0] * slope[1], real(0.0))
+                    az[k] += wp.where(hit, za, real(0.0))
+                    bx[k] -= wp.where(hit, w[1] * slope[0], real(0.0))
+                    by[k] -= wp.where(hit, w[1] * slope[1], real(0.0))
+                    bz[k] += wp.where(hit, zb, real(0.0))
+                    cx[k] -= wp.where(hit, w[2] * slope[0], real(0.0))
+                    cy[k] -= wp.where(hit, w[2] * slope[1], real(0.0))
+                    cz[k] += wp.where(hit, zc, real(0.0))
+                if with_distance:
+                    into_distance = grad_distance[image, row, s]
+                    for k in range(STRIP):
+                        if seen[k] == wp.int64(f):
+                            p = vec2(center(STRIP * s + k, width, side), y)
+                            inverse = inverse_squares(flat(a), flat(b), flat(c))
+                            border = nearest_border(p, flat(a), flat(b), flat(c), inverse)
+                            pull = real(2.0) * into_distance[k] * border.away
+                            if border.k == 0:
+                                border_a += (real(1.0) - border.t) * pull
+                                border_b += border.t * pull
+                            elif border.k == 1:
+                                border_b += (real(1.0) - border.t) * pull
+                                border_c += border.t * pull
+                            else:
+                                border_c += (real(1.0) - border.t) * pull
+                                border_a += border.t * pull
+        grad[image, f, 0] = vec3(total(ax) + border_a[0], total(ay) + border_a[1], total(az))
+        grad[image, f, 1] = vec3(total(bx) + border_b[0], total(by) + border_b[1], total(bz))
+        grad[image, f, 2] = vec3(total(cx) + border_c[0], total(cy) + border_c[1], total(cz))
 
     @wp.func
     def ramp(
@@ -735,23 +750,29 @@ class _Rasterize(torch.autograd.Function):
         depth, face = _image(verts, size), _image(verts, size, torch.int64)
         inputs = (rows, verts, faces, perspective, width, _strips(depth), _strips(face))
         kernels.launch("nearest_face", len(verts) * -(-size[0] // rows), verts, *inputs)
-        depth, face = depth[..., :width].contiguous(), face[..., :width].contiguous()
         distance, barycentrics = torch.empty_like(depth), verts.new_empty(*face.shape, 3)
-        inputs = (verts, faces, perspective, face, barycentrics, distance)
-        kernels.launch("fragments_forward", face.numel(), verts, *inputs)
+        inputs = (verts, faces, perspective, width, _strips(face), barycentrics, distance)
+        kernels.launch("fragments_forward", face.numel() // STRIP, verts, *inputs)
         ctx.save_for_backward(verts, faces, face)
-        ctx.perspective = perspective
-        ctx.mark_non_differentiable(face)
-        return face, depth, barycentrics, distance
+        ctx.perspective, ctx.width = perspective, width
+        ctx.set_materialize_grads(False)
+        outputs = [part[:, :, :width].contiguous() for part in (face, depth, barycentrics, distance)]
+        ctx.mark_non_differentiable(outputs[0])
+        return tuple(outputs)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, _: Tensor, *grads: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx, _: None, depth: Tensor | None, barycentrics: Tensor | None, distance: Tensor | None):
         verts, faces, face = ctx.saved_tensors
-        corners = verts.new_empty(len(verts), len(faces), 3, 3)
-        grads = [grad.contiguous() for grad in grads]
-        inputs = (verts, faces, ctx.perspective, face, *grads, corners)
-        kernels.launch("fragments_backward", len(verts) * len(faces), verts, *inputs)
+        batch, height, width = face.shape
+        parts = []
+        for grad, channels in ((depth, 1), (barycentrics, 3), (distance, 1)):
+            grad = verts.new_zeros(batch, height, ctx.width, channels) if grad is None else grad
+            grad = torch.nn.functional.pad(grad.view(batch, height, -1), (0, (width - ctx.width) * channels))
+            parts.append(grad.contiguous().view(batch, height, -1, STRIP, *(channels,) * (channels > 1)))
+        corners = verts.new_empty(batch, len(faces), 3, 3)
+        inputs = (verts, faces, ctx.perspective, ctx.width, _strips(face), *parts, distance is not None, corners)
+        kernels.launch("fragments_backward", batch * len(faces), verts, *inputs)
         return _to_vertices(corners, verts, faces), None, None, None
 
 
