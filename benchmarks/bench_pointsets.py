@@ -1,7 +1,7 @@
 """Chamfer distance beside its peers, in one run: `pytest benchmarks/bench_pointsets.py` (a minute with PyTorch3D).
 
 Forward and backward, two clouds of n points on a sphere: ours, SciPy's tree with the gather written out, and
-PyTorch3D on the CPU, which is quadratic. The table at the end gives medians, ratios and the growth with n.
+PyTorch3D on the CPU, which is quadratic. The table at the end gives the best times, ratios and the growth with n.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from scipy.spatial import cKDTree
 
 from lib.geometry.pointsets import chamfer_distance
 
-MEDIANS: dict[tuple[str, int], float] = {}
+BEST: dict[tuple[str, int], float] = {}  # of all rounds: others on the machine only ever add to a time
 SIZES = (1_000, 5_000, 20_000, 100_000)
 needs_pytorch3d = pytest.mark.skipif(importlib.util.find_spec("pytorch3d") is None, reason="PyTorch3D is not installed")
 
@@ -36,7 +36,7 @@ def record(benchmark, peer: str, size: int, distance, rounds: int) -> None:
 
     benchmark.group = f"chamfer {size}"
     benchmark.pedantic(run, rounds=rounds, warmup_rounds=1)
-    MEDIANS[peer, size] = benchmark.stats.stats.median
+    BEST[peer, size] = benchmark.stats.stats.min
 
 
 def written_out(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
@@ -49,12 +49,12 @@ def written_out(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.parametrize("size", SIZES)
 def test_ours(benchmark, size: int) -> None:
-    record(benchmark, "ours", size, chamfer_distance, rounds=7)
+    record(benchmark, "ours", size, chamfer_distance, rounds=15)
 
 
 @pytest.mark.parametrize("size", SIZES)
 def test_scipy(benchmark, size: int) -> None:
-    record(benchmark, "scipy", size, written_out, rounds=3)
+    record(benchmark, "scipy", size, written_out, rounds=5)
 
 
 @needs_pytorch3d
@@ -62,27 +62,27 @@ def test_scipy(benchmark, size: int) -> None:
 def test_pytorch3d(benchmark, size: int) -> None:
     from pytorch3d.loss import chamfer_distance as theirs
 
-    record(benchmark, "pytorch3d", size, lambda x, y: theirs(x, y)[0], rounds=2)
+    record(benchmark, "pytorch3d", size, lambda x, y: theirs(x, y)[0], rounds=3)
 
 
 def test_ratios() -> None:
-    """At least 50 × PyTorch3D at 20 000 points, and growth close to n log n."""
+    """100 000 points in a fiftieth of the time PyTorch3D takes for 20 000, and growth close to n log n."""
     lines = ["", f"{'points':>8} {'ours':>10} {'scipy':>18} {'pytorch3d':>18}   ({torch.get_num_threads()} threads)"]
     for size in SIZES:
-        ours = MEDIANS["ours", size]
-        cells = [MEDIANS.get((peer, size)) for peer in ("scipy", "pytorch3d")]
+        ours = BEST["ours", size]
+        cells = [BEST.get((peer, size)) for peer in ("scipy", "pytorch3d")]
         texts = [f"{1e3 * cell:9.1f} ms {cell / ours:4.0f} ×" if cell else "–" for cell in cells]
         lines.append(f"{size:8d} {1e3 * ours:7.1f} ms {texts[0]:>18} {texts[1]:>18}")
     few, many = SIZES[0], SIZES[-1]
-    growth = MEDIANS["ours", many] / MEDIANS["ours", few]
+    growth = BEST["ours", many] / BEST["ours", few]
     expected = many * math.log(many) / (few * math.log(few))
     lines.append(
         f"growth {few} to {many} points: {growth:.0f} ×, n log n is {expected:.0f} ×, n² is {(many / few) ** 2:.0f} ×"
     )
-    if ("pytorch3d", 20_000) in MEDIANS:
-        literal = MEDIANS["pytorch3d", 20_000] / MEDIANS["ours", many]
-        lines.append(f"PyTorch3D at 20000 points takes {literal:.0f} × the time of ours at 100000")
+    theirs = BEST.get(("pytorch3d", 20_000))
+    if theirs:
+        lines.append(f"PyTorch3D at 20000 points takes {theirs / BEST['ours', many]:.0f} × the time of ours at {many}")
     sys.__stdout__.write("\n".join(lines) + "\n")
     assert growth < 2 * expected
-    if ("pytorch3d", 20_000) in MEDIANS:
-        assert MEDIANS["pytorch3d", 20_000] / MEDIANS["ours", 20_000] >= 50
+    if theirs:
+        assert theirs / BEST["ours", many] >= 50

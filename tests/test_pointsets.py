@@ -1,4 +1,6 @@
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -6,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lib.geometry import pointsets
+from lib.geometry import grid, pointsets
 from lib.geometry.pointsets import (
     chamfer_distance,
     exact_emd,
@@ -40,9 +42,10 @@ def random_rotation(seed: int) -> torch.Tensor:
     return q * torch.linalg.det(q)
 
 
-@pytest.fixture(params=["brute force", "tree"])
+@pytest.fixture(params=["brute force", "tree", "grid"])
 def method(request, monkeypatch):
-    monkeypatch.setattr(pointsets, "TREE_PAIRS", 0 if request.param == "tree" else math.inf)
+    monkeypatch.setattr(pointsets, "TREE_PAIRS", math.inf if request.param == "brute force" else 0)
+    monkeypatch.setattr(pointsets, "GRID_PAIRS", 0 if request.param == "grid" else math.inf)
     return request.param
 
 
@@ -118,15 +121,120 @@ def test_neighbors_gradient(method):
     assert torch.autograd.gradcheck(lambda x, y: knn_points(x, y, lengths1, lengths2, k=4).dists, (x, y))
 
 
-def test_tree_and_brute_force_agree_on_large_clouds(monkeypatch):
-    surface = torch.nn.functional.normalize(cloud(2, 2000, 3, dtype=torch.float32), dim=-1)
+def test_methods_agree_on_large_clouds(monkeypatch):
+    surface = torch.nn.functional.normalize(cloud(2, 2100, 3, dtype=torch.float32), dim=-1)
     x, y = surface[:1], surface[1:] * torch.tensor([1.0, 0.3, 2.0])
-    assert x.shape[1] * y.shape[1] > pointsets.TREE_PAIRS
-    tree = knn_points(x, y, k=3)
+    assert x.shape[1] * y.shape[1] > pointsets.GRID_PAIRS
+    on_grid, tree = knn_points(x, y), knn_points(x, y, k=3)
     monkeypatch.setattr(pointsets, "TREE_PAIRS", math.inf)
     monkeypatch.setattr(pointsets, "CHUNK_PAIRS", 300_000)
     pieces = knn_points(x, y, k=3)
     assert torch.equal(tree.idx, pieces.idx) and torch.equal(tree.dists, pieces.dists)
+    assert torch.equal(on_grid.idx, pieces.idx[..., :1]) and torch.equal(on_grid.dists, pieces.dists[..., :1])
+
+
+def few_places(*shape: int, **options) -> torch.Tensor:
+    return cloud(*shape, **options).round()
+
+
+def clusters(*shape: int, **options) -> torch.Tensor:
+    points = 1e-2 * cloud(*shape, **options)
+    points[::3] += 1
+    points[1::7, 0] -= 2
+    return points
+
+
+def outlier(*shape: int, **options) -> torch.Tensor:
+    points = cloud(*shape, **options)
+    points[-1] = 1e5
+    return points
+
+
+CLOUDS = {
+    "ball": cloud,
+    "sphere": lambda *shape, **options: torch.nn.functional.normalize(cloud(*shape, **options), dim=-1),
+    "plane": lambda *shape, **options: cloud(*shape, **options) * torch.eye(shape[-1])[0].logical_not(),
+    "line": lambda *shape, **options: cloud(*shape, **options)[:, :1] * torch.arange(1.0, shape[-1] + 1),
+    "point": lambda *shape, **options: torch.full(shape, 0.3, dtype=torch.float64),
+    "few places": few_places,
+    "clusters": clusters,
+    "outlier": outlier,
+    "heavy tails": lambda *shape, **options: cloud(*shape, **options) ** 5,
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("kind", CLOUDS)
+@given(
+    other=st.sampled_from(sorted(CLOUDS)),
+    sizes=st.tuples(st.integers(1, 700), st.integers(1, 700)),
+    dimension=st.integers(2, 3),
+    apart=st.sampled_from([0.0, 0.5, 30.0]),
+    origin=st.sampled_from([0.0, 1e3]),
+    scale=st.sampled_from([1.0, 1e-4, 1e6]),
+    seed=st.integers(0, 1000),
+)
+@settings(max_examples=25, deadline=None, derandomize=True)
+def test_grid_finds_the_nearest_in_any_cloud(kind, dtype, other, sizes, dimension, apart, origin, scale, seed):
+    x = CLOUDS[other](sizes[0], dimension, seed=seed) * scale
+    y = CLOUDS[kind](sizes[1], dimension, seed=seed + 1) * scale
+    x[:, -1] += apart * scale
+    x, y = (x + origin).to(dtype), (y + origin).to(dtype)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(grid, "SPARE", 1 << 40)  # it answers even where a tree would be faster
+        idx = grid.nearest_on_grid(x, y)
+    every = brute(x[None].double(), y[None].double())[0]
+    found = every.gather(1, idx[:, None])[:, 0]
+    assert (found <= every.amin(1) * (1 + 8 * torch.finfo(dtype).eps)).all()
+
+
+@pytest.mark.parametrize("kind", ["point", "clusters", "outlier"])
+def test_where_the_points_crowd_the_tree_answers(kind, monkeypatch):
+    x, y = cloud(2500, 3) + 0.5, CLOUDS[kind](2500, 3, seed=1)
+    assert grid.nearest_on_grid(x, y) is None
+    crowded = knn_points(x[None], y[None]).dists
+    torch.testing.assert_close(crowded[0, :, 0], brute(x[None], y[None])[0].amin(-1))
+
+
+def test_heaps_of_equal_points():
+    x, y = cloud(1, 2500, 3), cloud(1, 2500, 3, seed=1)
+    y[:, 100:] = y[:, :1]
+    for k in (1, 3):
+        dists, idx = knn_points(x, y, k=k)
+        torch.testing.assert_close(dists, brute(x, y).topk(k, largest=False).values)
+        torch.testing.assert_close(dists, brute(x, y).gather(2, idx))
+        assert (idx.sort(-1).values.diff(dim=-1) > 0).all()
+
+
+def test_grid_gives_the_same_for_any_number_of_threads():
+    x, y = cloud(3000, 3), cloud(3000, 3, seed=1).round(decimals=1)
+    threads = torch.get_num_threads()
+    try:
+        results = []
+        for number in (1, 2, 3):
+            torch.set_num_threads(number)
+            results.append(grid.nearest_on_grid(x, y))
+    finally:
+        torch.set_num_threads(threads)
+    assert torch.equal(results[0], results[1]) and torch.equal(results[0], results[2])
+
+
+def test_what_stands_far_away_in_the_padding_is_not_searched(method):
+    x, y = cloud(2, 300, 3), cloud(2, 200, 3, seed=1)
+    expected = knn_points(x[:, :290], y[:, :150])
+    x[:, 290:], y[:, 150:] = 1e30, -1e30
+    padded = knn_points(x, y, torch.full((2,), 290), torch.full((2,), 150))
+    assert torch.equal(padded.dists[:, :290], expected.dists) and torch.equal(padded.idx[:, :290], expected.idx)
+    assert not padded.dists[:, 290:].any()
+
+
+def test_small_clouds_do_not_start_warp():
+    code = """if True:
+        import sys, torch
+        from lib.geometry.pointsets import chamfer_distance
+        chamfer_distance(*torch.rand(2, 1, 1000, 3))
+        assert "warp" not in sys.modules"""
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_distances_keep_their_digits_far_from_the_origin(method):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from scipy.optimize import linear_sum_assignment
@@ -18,8 +19,10 @@ from torch import Tensor
 
 from lib.checks import check_same_device, check_tensor
 
-# Measured on the CPU: beyond this many pairs a tree is faster than looking at all of them.
-TREE_PAIRS = 1500 * 1500
+# Measured on the CPU: beyond this many pairs of points a tree is faster than looking at all of them.
+TREE_PAIRS = 120 * 120
+# Beyond this many a grid is so much faster than the tree that it is worth starting Warp and compiling for it.
+GRID_PAIRS = 2000 * 2000
 # A tree prunes nothing once the dimension is high.
 TREE_DIMENSIONS = 8
 # Sinkhorn's iterations at each temperature on the way down; skipping them costs far more at the last one.
@@ -96,9 +99,10 @@ def knn_points(
 ) -> Neighbors:
     """The k nearest points of p2 for every point of p1, nearest first.
 
-    Small clouds look at all pairs; large ones on the CPU ask a k-d tree; on other devices all pairs are
-    looked at in pieces. The result is the same but for the order of neighbours at equal distance. Distances
-    are recomputed from the differences, never as ‖x‖² − 2xy + ‖y‖², which loses all digits far from the origin.
+    Small clouds look at all pairs; on the CPU larger ones ask a k-d tree, and for the one nearest in very large
+    ones a grid, unless the points crowd in few of its cells; on other devices all pairs are looked at in pieces.
+    The result is the same but for the order of neighbours at equal distance. Distances are recomputed
+    from the differences, never as ‖x‖² − 2xy + ‖y‖², which loses all digits far from the origin.
 
     Returns `dists`, the *squared* distances (B, N, K), differentiable in both clouds, and `idx` (B, N, K)
     int64 into p2. As in PyTorch3D, both are zero for the padding of p1 and where p2 has fewer than k points.
@@ -314,20 +318,21 @@ def _nearest_squared(x, y, x_lengths, y_lengths, single_directional):
 
 def _neighbors(p1, p2, lengths1, lengths2, k) -> Neighbors:
     size1, size2, dimension = p1.shape[1], p2.shape[1], p1.shape[2]
-    large = size1 * size2 > TREE_PAIRS and dimension <= TREE_DIMENSIONS
+    pruned = p1.device.type == "cpu" and size1 * size2 > TREE_PAIRS and dimension <= TREE_DIMENSIONS
     with torch.no_grad():
-        find = _tree_indices if large and p1.device.type == "cpu" else _brute_force_indices
-        idx = find(p1.detach(), p2.detach(), lengths2, min(k, size2))
+        find = _pruned_indices if pruned else _brute_force_indices
+        idx = find(p1.detach(), p2.detach(), lengths1, lengths2, min(k, size2))
     if k > size2:
         idx = torch.nn.functional.pad(idx, (0, k - size2))
     found = torch.arange(k, device=p1.device) < lengths2[:, None, None]
     keep = found & _valid(size1, lengths1)[..., None]
     idx = idx.masked_fill(~keep, 0)
-    nearest = p2.gather(1, idx.flatten(1)[..., None].expand(-1, -1, dimension)).unflatten(1, (size1, k))
+    rows = idx + torch.arange(len(p2), device=p2.device)[:, None, None] * size2
+    nearest = p2.flatten(0, 1).index_select(0, rows.flatten()).view(*idx.shape, dimension)
     return Neighbors((p1[:, :, None] - nearest).square().sum(-1).masked_fill(~keep, 0), idx)
 
 
-def _brute_force_indices(p1, p2, lengths2, k) -> Int[Tensor, "B N K"]:
+def _brute_force_indices(p1, p2, lengths1, lengths2, k) -> Int[Tensor, "B N K"]:
     padding = ~_valid(p2.shape[1], lengths2)[:, None]
     pieces = []
     for piece in p1.split(max(CHUNK_PAIRS // (len(p1) * p2.shape[1]), 1), dim=1):
@@ -336,13 +341,32 @@ def _brute_force_indices(p1, p2, lengths2, k) -> Int[Tensor, "B N K"]:
     return torch.cat(pieces, 1)
 
 
-def _tree_indices(p1, p2, lengths2, k) -> Int[Tensor, "B N K"]:
-    found = []
-    for queries, points, length in zip(p1.numpy(), p2.numpy(), lengths2.tolist(), strict=True):
-        tree = cKDTree(points[:length])
-        indices = tree.query(queries, k=range(1, k + 1), workers=torch.get_num_threads())[1]
-        found.append(torch.as_tensor(indices))
-    return torch.stack(found)
+def _pruned_indices(p1, p2, lengths1, lengths2, k) -> Int[Tensor, "B N K"]:
+    idx = torch.zeros(*p1.shape[:2], k, dtype=torch.int64)
+    for b, (length1, length2) in enumerate(zip(lengths1.tolist(), lengths2.tolist(), strict=True)):
+        queries, points = p1[b, :length1], p2[b, :length2]
+        large = length1 * length2 > GRID_PAIRS
+        found = None
+        if large and k == 1 and p1.shape[2] <= 3:
+            # Imported here since it starts Warp: small clouds shall not wait for that.
+            from lib.geometry.grid import nearest_on_grid
+
+            found = nearest_on_grid(queries, points)
+        idx[b, :length1] = _tree_indices(queries, points, k, large) if found is None else found[:, None]
+    return idx
+
+
+def _tree_indices(queries, points, k, large) -> Int[Tensor, "N K"]:
+    points = points.numpy()
+    kept = np.arange(len(points))
+    if large:
+        # SciPy does not split a heap of equal points: of each keep k, or every query near it looks at the whole heap.
+        order = np.lexsort(points.T)
+        fresh = np.append(True, (points[order[1:]] != points[order[:-1]]).any(-1))
+        kept = order[kept - np.maximum.accumulate(np.where(fresh, kept, 0)) < k]
+    found = cKDTree(points[kept]).query(queries.numpy(), k=range(1, k + 1), workers=torch.get_num_threads())[1]
+    # Where there are fewer than k points, SciPy answers with one past the last.
+    return torch.from_numpy(np.append(kept, 0)[found])
 
 
 def _valid(size: int, lengths: Int[Tensor, "B"]) -> Tensor:

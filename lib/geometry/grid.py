@@ -1,0 +1,215 @@
+"""The nearest point of a large cloud in the plane or in space, found on a grid of cells: Warp kernels for the CPU.
+
+The points are sorted into cells, about as many as there are points, so that the cells of a row, and any stretch of
+it, are one run of points. A query takes for its bound the nearer of the answer of the query before it and a point of
+its own cell, then visits the rows outward from its own, each as far as a ball with the bound for its radius reaches;
+the bound shrinks as nearer points turn up, and the search ends where rows are farther than the bound.
+"""
+
+# Warp reads the annotations of kernels at run time, so they cannot be postponed here.
+
+import math
+from typing import NamedTuple
+
+import torch
+import warp as wp
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from lib.launch import Kernels
+
+# Queries answered one after the other, each starting from the answer before it.
+RUN = 64
+# Points a cell may hold, and points above that a query may look at on average, before the cloud counts as too uneven.
+CROWD = 64
+SPARE = 256
+
+
+class Grid(NamedTuple):
+    """A cloud sorted into cells.
+
+    points: (N, 3), sorted by cell, x fastest; order: (N,) int32, their places in the cloud.
+    starts: (cells + 1,) int32, where each cell's points begin; box: (2, 3), smallest and largest coordinates.
+    side: length of a cell; shape: number of cells along x, y, z.
+    """
+
+    points: Tensor
+    order: Tensor
+    starts: Tensor
+    box: Tensor
+    side: float
+    shape: tuple[int, int, int]
+
+
+def nearest_on_grid(queries: Float[Tensor, "N D"], points: Float[Tensor, "M D"]) -> Int[Tensor, "N"] | None:
+    """The nearest of `points` for each of `queries`: indices (N,) int64. D is 2 or 3, on the CPU.
+
+    None where the points crowd in so few of the cells that a tree is faster.
+    """
+    sorted_queries, grid = _sort(queries), _sort(points)
+    # Threads share the count without a lock: at worst it misses some, and the search is given up a little later.
+    crowd = torch.zeros(1, dtype=torch.int64)
+    allowed = SPARE * len(queries)
+    idx = torch.full((len(queries),), -1)
+    tolerance = 16 * torch.finfo(points.dtype).eps
+    inputs = (sorted_queries.points, sorted_queries.order, *grid[:5], *grid.shape, tolerance, allowed, crowd, idx)
+    kernels.launch("nearest", math.ceil(len(queries) / RUN), points, *inputs)
+    return None if (idx < 0).any() else idx
+
+
+def _sort(cloud: Float[Tensor, "N D"]) -> Grid:
+    points = torch.nn.functional.pad(cloud, (0, 3 - cloud.shape[1])).contiguous()
+    low, high = points.aminmax(dim=0)
+    extent = (high.double() - low.double()).tolist()
+    sides = sorted(extent, reverse=True)
+    # As many cells as points: a cloud thinner than a cell is cut in two directions only, or in one.
+    for axes in (3, 2, 1):
+        side = (math.prod(sides[:axes]) / len(points)) ** (1 / axes)
+        if side < sides[axes - 1]:
+            break
+    side = max(side, torch.finfo(points.dtype).tiny ** 0.5)
+    shape = tuple(int(length / side) + 1 for length in extent)
+    order, cells = torch.empty(2, len(points), dtype=torch.int32)
+    starts = torch.zeros(math.prod(shape) + 1, dtype=torch.int32)
+    grid = Grid(torch.empty_like(points), order, starts, torch.stack([low, high]), side, shape)
+    kernels.launch("sort", 1, points, points, cells, *grid[:5], *shape)
+    return grid
+
+
+@Kernels
+def kernels(kernel, real, vec2, vec3):
+    @wp.func
+    def cell(u: real, length: int):
+        """The cell along one axis, for a coordinate in cells; outside the grid, the cell at the border."""
+        return int(wp.clamp(u, real(0.0), real(length - 1)))
+
+    @wp.func
+    def below(u: real, row: int, slack: real):
+        """How far below the query the row ends, in cells; the rows end at 0."""
+        return wp.where(row < 0, real(wp.inf), wp.max(u - real(row + 1) - slack, real(0.0)))
+
+    @wp.func
+    def above(u: real, row: int, length: int, slack: real):
+        return wp.where(row >= length, real(wp.inf), wp.max(real(row) - u - slack, real(0.0)))
+
+    @kernel
+    def sort(
+        first: int,
+        step: int,
+        cloud: wp.array(dtype=vec3),
+        cells: wp.array(dtype=int),
+        points: wp.array(dtype=vec3),
+        order: wp.array(dtype=int),
+        starts: wp.array(dtype=int),
+        box: wp.array(dtype=vec3),
+        side: real,
+        nx: int,
+        ny: int,
+        nz: int,
+    ):
+        """Counting sort; `starts` comes as zeros."""
+        inverse = real(1.0) / side
+        count = cloud.shape[0]
+        for i in range(count):
+            u = (cloud[i] - box[0]) * inverse
+            c = (cell(u[2], nz) * ny + cell(u[1], ny)) * nx + cell(u[0], nx)
+            cells[i] = c
+            starts[c] = starts[c] + 1
+        total = wp.int32(0)
+        for c in range(starts.shape[0]):
+            total += starts[c]
+            starts[c] = total
+        # Now each cell has its end: filling it from there leaves its beginning.
+        for i in range(count):
+            last = count - 1 - i
+            place = starts[cells[last]] - 1
+            starts[cells[last]] = place
+            order[place] = last
+            points[place] = cloud[last]
+
+    @kernel
+    def nearest(
+        first: int,
+        step: int,
+        queries: wp.array(dtype=vec3),
+        query_order: wp.array(dtype=int),
+        points: wp.array(dtype=vec3),
+        order: wp.array(dtype=int),
+        starts: wp.array(dtype=int),
+        box: wp.array(dtype=vec3),
+        side: real,
+        nx: int,
+        ny: int,
+        nz: int,
+        tolerance: real,
+        allowed: wp.int64,
+        crowd: wp.array(dtype=wp.int64),
+        idx: wp.array(dtype=wp.int64),
+    ):
+        inverse = real(1.0) / side
+        begin = (first + step * wp.tid()) * wp.static(RUN)
+        found = wp.int32(0)
+        for i in range(begin, wp.min(begin + wp.static(RUN), queries.shape[0])):
+            if crowd[0] > allowed:
+                return
+            excess = wp.int32(0)
+            p = queries[i]
+            u = (p - box[0]) * inverse
+            size = real(wp.max(nx, wp.max(ny, nz)))
+            # Rounding may put a point or the end of a row this far from its place, in cells.
+            slack = tolerance * (size + wp.max(wp.max(wp.abs(u[0]), wp.abs(u[1])), wp.abs(u[2])))
+            own_y = cell(u[1], ny)
+            own_z = cell(u[2], nz)
+            own = wp.min(starts[(own_z * ny + own_y) * nx + cell(u[0], nx)], points.shape[0] - 1)
+            best = wp.length_sq(points[found] - p)
+            if wp.length_sq(points[own] - p) < best:
+                found = own
+                best = wp.length_sq(points[found] - p)
+            bound = best * inverse * inverse
+            out = wp.max(wp.max(box[0] - p, p - box[1]), vec3()) * inverse
+            down_z = own_z
+            up_z = own_z + 1
+            # Written so that a comparison with NaN ends the search.
+            searching = best > real(0.0)
+            while searching:
+                gap_z = below(u[2], down_z, slack)
+                z = int(down_z)
+                if above(u[2], up_z, nz, slack) < gap_z:
+                    gap_z = above(u[2], up_z, nz, slack)
+                    z = up_z
+                    up_z += 1
+                else:
+                    down_z -= 1
+                searching = gap_z * gap_z + out[1] * out[1] + out[0] * out[0] < bound
+                down_y = own_y
+                up_y = own_y + 1
+                in_slab = bool(searching)
+                while in_slab:
+                    gap_y = below(u[1], down_y, slack)
+                    y = int(down_y)
+                    if above(u[1], up_y, ny, slack) < gap_y:
+                        gap_y = above(u[1], up_y, ny, slack)
+                        y = up_y
+                        up_y += 1
+                    else:
+                        down_y -= 1
+                    gap = gap_z * gap_z + gap_y * gap_y
+                    in_slab = gap + out[0] * out[0] < bound
+                    if in_slab:
+                        reach = wp.sqrt(bound - gap) + slack
+                        left = cell(u[0] - reach, nx)
+                        right = cell(u[0] + reach, nx)
+                        row = (z * ny + y) * nx
+                        start = starts[row + left]
+                        end = starts[row + right + 1]
+                        excess += wp.max(end - start - wp.static(CROWD) * (right - left + 1), 0)
+                        for j in range(start, end):
+                            squared = wp.length_sq(points[j] - p)
+                            if squared < best:
+                                best = squared
+                                found = j
+                        bound = best * inverse * inverse
+            idx[query_order[i]] = wp.int64(order[found])
+            crowd[0] = crowd[0] + wp.int64(excess)
+
+    return locals()
