@@ -91,7 +91,10 @@ class Kernels:
             stream = wp.stream_from_torch(torch.cuda.current_stream(like.device))
             wp.launch(kernel, count, [0, 1, *inputs], device=device, stream=stream, record_tape=False)
             return
-        threads, parts = torch.get_num_threads(), cpu_parts()
+        # More parts than threads, and whoever is done takes the next: items differ in cost, and PyTorch's own threads
+        # keep a core busy for milliseconds after each of its operations (unless OMP_WAIT_POLICY is PASSIVE).
+        threads = torch.get_num_threads()
+        parts = 8 * threads if threads > 1 else 1
         taken = itertools.count()
 
         def work() -> None:
@@ -103,16 +106,6 @@ class Kernels:
         work()
         for other in others:
             other.result()
-
-
-def cpu_parts() -> int:
-    """Into how many parts a launch is cut on the CPU, where whoever is done takes the next part.
-
-    More than threads: items differ in cost, and PyTorch's own threads keep a core busy for some milliseconds after
-    each parallel operation, waiting for the next (unless OMP_WAIT_POLICY is PASSIVE).
-    """
-    threads = torch.get_num_threads()
-    return 8 * threads if threads > 1 else 1
 
 
 def _pool() -> ThreadPoolExecutor:

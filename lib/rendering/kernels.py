@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from lib.launch import Kernels, cpu_parts
+from lib.launch import Kernels
 from lib.rendering.reference import TAIL
 
 # Neighbouring pixels of a row that are computed together, one to a lane of the CPU's vector unit: in the kernels, the
@@ -692,7 +692,7 @@ def _rows(verts: Tensor, size: tuple[int, int]) -> int:
     """How many rows of an image have one owner, who draws face after face, so that nothing is added atomically."""
     if verts.device.type == "cuda":
         return 1
-    bands = -(-cpu_parts() // max(len(verts), 1))
+    bands = -(-2 * torch.get_num_threads() // max(len(verts), 1))
     return -(-size[0] // bands)
 
 
