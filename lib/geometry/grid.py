@@ -22,7 +22,7 @@ from lib.launch import Kernels
 RUN = 64
 # Points a cell may hold, and points above that a query may look at on average, before the cloud counts as too uneven.
 CROWD = 64
-SPARE = 256
+SPARE = 64
 
 
 class Grid(NamedTuple):
