@@ -77,9 +77,9 @@ def kernels(kernel, real, vec2, vec3):
             wp.min(last_pixel(high[1] + radius, height, side), band * rows + rows - 1),
         )
 
+    # One instruction each, unlike wp.min and wp.max, which let a NaN give way.
     @wp.func
     def lesser(a: real, b: real):
-        """One instruction, unlike wp.min, which lets a NaN give way."""
         return wp.where(a < b, a, b)
 
     @wp.func
@@ -204,7 +204,7 @@ def kernels(kernel, real, vec2, vec3):
 
         @wp.func
         def exp_minus(x: real):
-            """e^−x for x ≥ 0, to 1e-7 of itself: e^−x = 2^n e^r with |r| < 0.35, and the series of e^r."""
+            """e^−x for x ≥ 0 to 2e-7 of itself, without a call: 2^n e^r with |r| < 0.35, and the series of e^r."""
             x = lesser(x, real(80.0))
             n = wp.floor(real(0.5) - x * real(1.4426950))
             r = (-x - n * real(0.693145751953125)) - n * real(1.42860677e-6)
@@ -263,7 +263,8 @@ def kernels(kernel, real, vec2, vec3):
                         ec = sc - onto(edges.c, sc)
                         squared = lesser(lesser(da * da + ea * ea, db * db + eb * eb), dc * dc + ec * ec)
                         within = lesser(lesser(da * edges.turn, db * edges.turn), dc * edges.turn)
-                        # The sigmoid from e^−|x|, which cannot overflow.
+                        # The face covers the pixel by the sigmoid of ±squared; from e^−|x| it cannot overflow. Of what
+                        # was left free of the faces before, it takes its share: 1 − Π (1 − p) without cancellation.
                         small = exp_minus(squared)
                         small = wp.where(within > real(0.0) or squared < real(TAIL), small, real(0.0))
                         large = real(1.0) / (real(1.0) + small)
@@ -481,6 +482,7 @@ def kernels(kernel, real, vec2, vec3):
                     continue
                 into_depth = grad_depth[image, row, s]
                 into_weights = grad_barycentrics[image, row, s]
+                # For all lanes, and `perspective` chooses among results: a branch would end the vector instructions.
                 for k in range(STRIP):
                     w = weights_at(vec2(center(STRIP * s + k, width, side), y), a, b, c)
                     gz = into_depth[k]
@@ -703,7 +705,10 @@ def _image(verts: Tensor, size: tuple[int, int], dtype: torch.dtype | None = Non
 
 
 def _strips(image: Tensor) -> Tensor:
-    return image.unflatten(-1, (-1, STRIP))
+    """(B, H, W, …) as (B, H, strips, STRIP, …), the rows filled up with zeros."""
+    if image.shape[2] % STRIP:
+        image = torch.nn.functional.pad(image, (0, 0) * (image.ndim - 3) + (0, -image.shape[2] % STRIP))
+    return image.contiguous().unflatten(2, (-1, STRIP))
 
 
 def _to_vertices(per_corner: Float[Tensor, "B F 3 3"], verts: Tensor, faces: Int[Tensor, "F 3"]) -> Tensor:
@@ -711,7 +716,7 @@ def _to_vertices(per_corner: Float[Tensor, "B F 3 3"], verts: Tensor, faces: Int
     order = faces.flatten().argsort(stable=True)
     counts = torch.bincount(faces.flatten(), minlength=verts.shape[1])
     starts = torch.nn.functional.pad(counts.cumsum(0), (1, 0))
-    result = torch.zeros_like(verts)
+    result = torch.empty_like(verts)
     kernels.launch("gather", verts.shape[0] * verts.shape[1], verts, starts, order, per_corner.flatten(1, 2), result)
     return result
 
@@ -730,7 +735,6 @@ class _Silhouette(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None, None]:
         verts, faces, empty = ctx.saved_tensors
-        grad = torch.nn.functional.pad(grad, (0, empty.shape[-1] - ctx.width)).contiguous()
         corners = verts.new_empty(len(verts), len(faces), 3, 3)
         inputs = (verts, faces, ctx.unit, ctx.width, _strips(empty), _strips(grad), corners)
         kernels.launch("silhouette_backward", len(verts) * len(faces), verts, *inputs)
@@ -764,15 +768,15 @@ class _Rasterize(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, _: None, depth: Tensor | None, barycentrics: Tensor | None, distance: Tensor | None):
         verts, faces, face = ctx.saved_tensors
-        batch, height, width = face.shape
-        parts = []
-        for grad, channels in ((depth, 1), (barycentrics, 3), (distance, 1)):
-            grad = verts.new_zeros(batch, height, ctx.width, channels) if grad is None else grad
-            grad = torch.nn.functional.pad(grad.view(batch, height, -1), (0, (width - ctx.width) * channels))
-            parts.append(grad.contiguous().view(batch, height, -1, STRIP, *(channels,) * (channels > 1)))
-        corners = verts.new_empty(batch, len(faces), 3, 3)
-        inputs = (verts, faces, ctx.perspective, ctx.width, _strips(face), *parts, distance is not None, corners)
-        kernels.launch("fragments_backward", batch * len(faces), verts, *inputs)
+        grads = (
+            torch.zeros_like(face, dtype=verts.dtype) if depth is None else depth,
+            verts.new_zeros(*face.shape, 3) if barycentrics is None else barycentrics,
+            torch.zeros_like(face, dtype=verts.dtype) if distance is None else distance,
+        )
+        corners = verts.new_empty(len(verts), len(faces), 3, 3)
+        inputs = (verts, faces, ctx.perspective, ctx.width, _strips(face), *map(_strips, grads))
+        inputs = (*inputs, distance is not None, corners)
+        kernels.launch("fragments_backward", len(verts) * len(faces), verts, *inputs)
         return _to_vertices(corners, verts, faces), None, None, None
 
 
