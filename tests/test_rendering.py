@@ -309,7 +309,11 @@ VERTS, FACES = disc(0.5)
         (lambda: rendering.rasterize(VERTS.long(), FACES, 8), TypeError, "verts must have a float dtype"),
         (lambda: rendering.rasterize(VERTS.half(), FACES, 8), TypeError, r"verts must be float32 or float64.*\.float"),
         (lambda: rendering.rasterize(VERTS / 0, FACES, 8), ValueError, "verts has NaN or infinite entries"),
-        (lambda: rendering.rasterize(VERTS, FACES + 90, 8), ValueError, "faces point to vertex 186, but verts has 0 … 96"),
+        (
+            lambda: rendering.rasterize(VERTS, FACES + 90, 8),
+            ValueError,
+            "faces point to vertex 186, but verts has 0 … 96",
+        ),
         (lambda: rendering.rasterize(VERTS, FACES - 1, 8), ValueError, "faces point to vertex -1"),
         (lambda: rendering.rasterize(VERTS, FACES[:, :2], 8), ValueError, "faces must have shape"),
         (lambda: rendering.rasterize(VERTS, FACES.float(), 8), TypeError, "faces must have an integer dtype"),
@@ -320,7 +324,13 @@ VERTS, FACES = disc(0.5)
         (lambda: rendering.silhouette(VERTS, FACES, 8, sigma=0.0), ValueError, "sigma must be positive"),
         (lambda: rendering.silhouette(VERTS, FACES, 8, gradient="hard"), ValueError, "gradient must be"),
         (lambda: rendering.shade(VERTS, FACES, VERTS, 8, gradient="soft"), ValueError, "gradient must be"),
-        (lambda: rendering.shade(VERTS, FACES, VERTS[:, :5], 8), ValueError, "faces point to vertex 96, but attributes has 0 … 4"),
+        (lambda: rendering.shade(VERTS, FACES, VERTS[:, :5], 8), ValueError, "vertex 96, but attributes has 0 … 4"),
+        (lambda: rendering.shade(VERTS, FACES, VERTS, 8, uvs=VERTS[0]), ValueError, r"uvs must have shape \(V, 2\)"),
+        (
+            lambda: rendering.shade(VERTS, FACES, VERTS[0], 8, uvs=VERTS[0, :, :2]),
+            ValueError,
+            "texture must have shape",
+        ),
         (lambda: rendering.flow(VERTS, VERTS[:, 1:], FACES, 8), ValueError, "verts1 must have the shape of verts0"),
     ],
 )

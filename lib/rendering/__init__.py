@@ -146,8 +146,9 @@ def texture_sample(
 
     uvs: in [0, 1]², u to the right and v **up** as in OBJ files: (0, 0) is the texture's lower left corner.
     """
+    check_tensor("uvs", uvs, "B V 2" if uvs.ndim == 3 else "V 2")
+    check_tensor("texture", texture, "C Ht Wt" if texture.ndim == 3 else "B C Ht Wt")
     texture = texture[None] if texture.ndim == 3 else texture
-    check_tensor("texture", texture, "B C Ht Wt")
     at = interpolate(uvs, faces, fragments).permute(0, 2, 3, 1)
     grid = torch.stack([2 * at[..., 0] - 1, 1 - 2 * at[..., 1]], -1)
     texture = texture.expand(len(grid), *texture.shape[1:])
