@@ -768,14 +768,15 @@ class _Rasterize(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, _: None, depth: Tensor | None, barycentrics: Tensor | None, distance: Tensor | None):
         verts, faces, face = ctx.saved_tensors
+        seen = _strips(face)
+        zero = verts.new_zeros(STRIP)
         grads = (
-            torch.zeros_like(face, dtype=verts.dtype) if depth is None else depth,
-            verts.new_zeros(*face.shape, 3) if barycentrics is None else barycentrics,
-            torch.zeros_like(face, dtype=verts.dtype) if distance is None else distance,
+            zero.expand(seen.shape) if depth is None else _strips(depth),
+            verts.new_zeros(STRIP, 3).expand(*seen.shape, 3) if barycentrics is None else _strips(barycentrics),
+            zero.expand(seen.shape) if distance is None else _strips(distance),
         )
         corners = verts.new_empty(len(verts), len(faces), 3, 3)
-        inputs = (verts, faces, ctx.perspective, ctx.width, _strips(face), *map(_strips, grads))
-        inputs = (*inputs, distance is not None, corners)
+        inputs = (verts, faces, ctx.perspective, ctx.width, seen, *grads, distance is not None, corners)
         kernels.launch("fragments_backward", len(verts) * len(faces), verts, *inputs)
         return _to_vertices(corners, verts, faces), None, None, None
 
