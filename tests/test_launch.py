@@ -1,0 +1,48 @@
+"""Every item of a launch is done once, for any number of items, threads and callers."""
+
+# Warp reads the annotations of kernels at run time, so they cannot be postponed here.
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+import warp as wp
+
+from lib.launch import Kernels
+
+
+@Kernels
+def kernels(kernel, real, vec2, vec3):
+    @kernel
+    def count_up(first: int, step: int, start: real, seen: wp.array(dtype=real)):
+        item = first + step * wp.tid()
+        seen[item] = seen[item] + start + real(item)
+
+    return locals()
+
+
+@pytest.fixture(params=[1, 2, 3])
+def threads(request):
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("count", [0, 1, 2, 23, 24, 25, 1000])
+def test_every_item_is_done_once(threads: int, count: int, dtype: torch.dtype) -> None:
+    seen = torch.zeros(count, dtype=dtype)
+    kernels.launch("count_up", count, seen, 0.5, seen)
+    assert torch.equal(seen, torch.arange(count, dtype=dtype) + 0.5)
+
+
+def test_several_callers_at_once(threads: int) -> None:
+    def call(start: int) -> torch.Tensor:
+        seen = torch.zeros(500, dtype=torch.float64 if start % 2 else torch.float32)
+        kernels.launch("count_up", 500, seen, start, seen)
+        return seen
+
+    with ThreadPoolExecutor(4) as callers:
+        for start, seen in enumerate(callers.map(call, range(8))):
+            assert torch.equal(seen, torch.arange(500).to(seen) + start)
