@@ -170,9 +170,9 @@ def kernels(kernel, real, vec2, vec3):
         turn: real
 
     @wp.func
-    def outline_of(a: vec2, b: vec2, c: vec2, unit: real):
-        ab = (b - a) / unit
-        ac = (c - a) / unit
+    def outline_of(a: vec2, b: vec2, c: vec2, scale: real):
+        ab = (b - a) * scale
+        ac = (c - a) * scale
         turn = real(0.0)
         if cross(b - a, c - a) > real(0.0):
             turn = real(1.0)
@@ -220,7 +220,7 @@ def kernels(kernel, real, vec2, vec3):
         rows: int,
         verts: wp.array2d(dtype=vec3),
         faces: wp.array2d(dtype=wp.int64),
-        unit: real,
+        scale: real,
         width: int,
         mask: wp.array3d(dtype=strip),
         empty: wp.array3d(dtype=strip),
@@ -231,7 +231,7 @@ def kernels(kernel, real, vec2, vec3):
         image = item // bands
         band = item % bands
         side = wp.min(height, width)
-        pitch = real(2.0) / (real(side) * unit)
+        pitch = real(2.0) * scale / real(side)
         for row in range(band * rows, wp.min(band * rows + rows, height)):
             for s in range(mask.shape[2]):
                 mask[image, row, s] = strip(real(0.0))
@@ -240,14 +240,14 @@ def kernels(kernel, real, vec2, vec3):
             a = flat(corner(verts, faces, image, f, 0))
             b = flat(corner(verts, faces, image, f, 1))
             c = flat(corner(verts, faces, image, f, 2))
-            box = box_of(a, b, c, wp.sqrt(real(TAIL)) * unit, height, width, band, rows)
+            box = box_of(a, b, c, wp.sqrt(real(TAIL)) / scale, height, width, band, rows)
             if box.top > box.bottom or box.left > box.right:
                 continue
-            edges = outline_of(a, b, c, unit)
+            edges = outline_of(a, b, c, scale)
             for row in range(box.top, box.bottom + 1):
-                y = (center(row, height, side) - a[1]) / unit
+                y = (center(row, height, side) - a[1]) * scale
                 for s in range(box.left // STRIP, box.right // STRIP + 1):
-                    x0 = (center(STRIP * s, width, side) - a[0]) / unit
+                    x0 = (center(STRIP * s, width, side) - a[0]) * scale
                     covered = mask[image, row, s]
                     left = empty[image, row, s]
                     for k in range(STRIP):
@@ -287,7 +287,7 @@ def kernels(kernel, real, vec2, vec3):
         step: int,
         verts: wp.array2d(dtype=vec3),
         faces: wp.array2d(dtype=wp.int64),
-        unit: real,
+        scale: real,
         width: int,
         empty: wp.array3d(dtype=strip),
         grad_mask: wp.array3d(dtype=strip),
@@ -301,18 +301,18 @@ def kernels(kernel, real, vec2, vec3):
         a = flat(corner(verts, faces, image, f, 0))
         b = flat(corner(verts, faces, image, f, 1))
         c = flat(corner(verts, faces, image, f, 2))
-        box = box_of(a, b, c, wp.sqrt(real(TAIL)) * unit, height, width, 0, height)
-        edges = outline_of(a, b, c, unit)
-        pitch = real(2.0) / (real(side) * unit)
-        ab = (b - a) / unit
-        ac = (c - a) / unit
+        box = box_of(a, b, c, wp.sqrt(real(TAIL)) / scale, height, width, 0, height)
+        edges = outline_of(a, b, c, scale)
+        pitch = real(2.0) * scale / real(side)
+        ab = (b - a) * scale
+        ac = (c - a) * scale
         grad_ax, grad_ay = strip(), strip()
         grad_bx, grad_by = strip(), strip()
         grad_cx, grad_cy = strip(), strip()
         for row in range(box.top, box.bottom + 1):
-            y = (center(row, height, side) - a[1]) / unit
+            y = (center(row, height, side) - a[1]) * scale
             for s in range(box.left // STRIP, box.right // STRIP + 1):
-                x0 = (center(STRIP * s, width, side) - a[0]) / unit
+                x0 = (center(STRIP * s, width, side) - a[0]) * scale
                 left = empty[image, row, s]
                 gain = grad_mask[image, row, s]
                 for k in range(STRIP):
@@ -351,10 +351,9 @@ def kernels(kernel, real, vec2, vec3):
                     grad_by[k] += wb * pull_y
                     grad_cx[k] += wc * pull_x
                     grad_cy[k] += wc * pull_y
-        scale = real(2.0) / unit
-        grad[image, f, 0] = scale * vec3(total(grad_ax), total(grad_ay), real(0.0))
-        grad[image, f, 1] = scale * vec3(total(grad_bx), total(grad_by), real(0.0))
-        grad[image, f, 2] = scale * vec3(total(grad_cx), total(grad_cy), real(0.0))
+        grad[image, f, 0] = real(2.0) * scale * vec3(total(grad_ax), total(grad_ay), real(0.0))
+        grad[image, f, 1] = real(2.0) * scale * vec3(total(grad_bx), total(grad_by), real(0.0))
+        grad[image, f, 2] = real(2.0) * scale * vec3(total(grad_cx), total(grad_cy), real(0.0))
 
     @kernel
     def nearest_face(
@@ -725,10 +724,10 @@ class _Silhouette(torch.autograd.Function):
     @staticmethod
     def forward(ctx, verts: Tensor, faces: Tensor, size: tuple[int, int], sigma: float) -> Tensor:
         mask, empty, rows = _image(verts, size), _image(verts, size), _rows(verts, size)
-        inputs = (rows, verts, faces, sigma**0.5, size[1], _strips(mask), _strips(empty))
+        inputs = (rows, verts, faces, sigma**-0.5, size[1], _strips(mask), _strips(empty))
         kernels.launch("silhouette_forward", len(verts) * -(-size[0] // rows), verts, *inputs)
         ctx.save_for_backward(verts, faces, empty)
-        ctx.width, ctx.unit = size[1], sigma**0.5
+        ctx.width, ctx.scale = size[1], sigma**-0.5
         return mask[..., : size[1]].contiguous()
 
     @staticmethod
@@ -736,7 +735,7 @@ class _Silhouette(torch.autograd.Function):
     def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None, None]:
         verts, faces, empty = ctx.saved_tensors
         corners = verts.new_empty(len(verts), len(faces), 3, 3)
-        inputs = (verts, faces, ctx.unit, ctx.width, _strips(empty), _strips(grad), corners)
+        inputs = (verts, faces, ctx.scale, ctx.width, _strips(empty), _strips(grad), corners)
         kernels.launch("silhouette_backward", len(verts) * len(faces), verts, *inputs)
         return _to_vertices(corners, verts, faces), None, None, None
 
