@@ -61,13 +61,14 @@ def _sort(cloud: Float[Tensor, "N D"]) -> Grid:
     points = torch.nn.functional.pad(cloud, (0, 3 - cloud.shape[1])).contiguous()
     low, high = points.aminmax(dim=0)
     extent = (high.double() - low.double()).tolist()
-    sides = sorted(extent, reverse=True)
+    longest = max(extent) or 1.0
+    shares = sorted((length / longest for length in extent), reverse=True)
     # As many cells as points: a cloud thinner than a cell is cut in two directions only, or in one.
     for axes in (3, 2, 1):
-        side = (math.prod(sides[:axes]) / len(points)) ** (1 / axes)
-        if side < sides[axes - 1]:
+        share = (math.prod(shares[:axes]) / len(points)) ** (1 / axes)
+        if share < shares[axes - 1]:
             break
-    side = max(side, torch.finfo(points.dtype).tiny ** 0.5)
+    side = max(share * longest, torch.finfo(points.dtype).tiny ** 0.5)
     shape = tuple(int(length / side) + 1 for length in extent)
     order, cells = torch.empty(2, len(points), dtype=torch.int32)
     starts = torch.zeros(math.prod(shape) + 1, dtype=torch.int32)
