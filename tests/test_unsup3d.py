@@ -271,6 +271,8 @@ def test_known_wrong_answers_are_named(truth):
     assert named(albedo=good.albedo * shadow) == ["everything in albedo"]
     assert named(depth=good.depth + 0.005 * shadow) == []
     assert named(depth=good.depth + 0.03 * shadow) == ["lopsided depth"]
+    deep = 1 + 2 * (good.depth - 1)
+    assert named(depth=deep) == ["steep depth"]
     assert named(view=torch.zeros_like(good.view)) == ["view collapse"]
     for turn in ([0.0, 1, 1, 1, 1, 1], [1.0, 0, 1, 1, 1, 1]):
         assert named(view=good.view * torch.tensor(turn)) == ["view collapse"]

@@ -407,10 +407,11 @@ def degeneracies(factors: Factors, rendering: Rendering) -> dict[str, bool]:
         hollow mask).
     "lopsided depth": the middle of the canonical depth differs from its mirror image by more than a third of its
         relief, although the method's one assumption is that it should not.
+    "steep depth": more than a twentieth of the middle slopes by over 60 degrees (a relief much too deep, or torn).
     "everything in albedo": the shading hardly varies over a face, or the albedo is not mirror-symmetric: the light is
         painted on.
-    "view collapse": the pictures' yaws or pitches vary by less than 4 degrees, or less than half of the picture is
-        covered.
+    "view collapse": the yaws vary by less than 8 degrees or the pitches by less than 4 (standard deviations), or less
+        than half of the picture is covered.
 
     They can convict a model but not acquit it: other wrong answers exist. The thresholds are relative to `RANGE` and
     were set on faces at 32²; their errors there are in chapter 9.
@@ -423,13 +424,14 @@ def degeneracies(factors: Factors, rendering: Rendering) -> dict[str, bool]:
     sides = factors.depth[:, size // 4 : -(size // 4), [BORDER, -BORDER - 1]].mean()
     relief = depth.flatten(1).std(1).mean()
     painted = (albedo - albedo.flip(-1)).abs().mean() > 0.035
-    turns = factors.view[:, :2].std(0).min()
+    pitch, yaw = torch.rad2deg(factors.view[:, :2].std(0))
     return {
         "flat depth": bool(relief < RANGE / 50),
         "inverted depth": bool(depth.mean() > sides or nose > cheeks),
         "lopsided depth": bool((depth - depth.flip(-1)).abs().mean() > 0.35 * relief),
+        "steep depth": bool((centre(rendering.normals)[:, 2] > -0.5).float().mean() > 0.05),
         "everything in albedo": bool(painted or centre(rendering.shading).flatten(1).std(1).mean() < 0.02),
-        "view collapse": bool(turns < math.radians(4) or rendering.mask.mean() < 0.5),
+        "view collapse": bool(yaw < 8 or pitch < 4 or rendering.mask.mean() < 0.5),
     }
 
 
