@@ -144,9 +144,10 @@ def point_viewer(
     ]
 
     fig, axis = _canvas(height)
-    for (name, cloud), paint in zip(steps.items(), paints, strict=True):
-        view = {"azimuth": azimuth, "elevation": elevation}
-        plots.draw_points(axis, cloud[-1], color=paint, size=size**2, label=name or None, **view)
+    view = {"azimuth": azimuth, "elevation": elevation}
+    for i, ((name, cloud), paint) in enumerate(zip(steps.items(), paints, strict=True)):
+        # The first on top: what comes after it is what it is compared with.
+        plots.draw_points(axis, cloud[-1], color=paint, size=size**2, label=name or None, zorder=-i, **view)
     if len(steps) > 1:
         fig.legend(loc="upper left", ncols=len(steps), markerscale=2)
     _show(traces, frames, labels, fig, azimuth, elevation, height, alt)
