@@ -12,6 +12,8 @@ ANEW := anew
 endif
 # Other software's libraries (a robotics workspace, say) must not leak into the environment.
 unexport PYTHONPATH
+# PyTorch's threads then sleep while they wait. Where another program wants the core, spinning ones take ten times as long.
+export OMP_WAIT_POLICY ?= PASSIVE
 
 .PHONY: run test lab anew
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import os
 import pkgutil
 import signal
 import sys
@@ -36,6 +37,8 @@ COLORS = {"passed": "green", "failed": "red", "interrupted": "yellow", "running"
 
 def main() -> None:
     """Run the command; what a user got wrong is answered in one line."""
+    # For the kernels to come, as in the Makefile: PyTorch's threads sleep while they wait.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         app()
     except (ValueError, OSError) as error:
