@@ -1,0 +1,44 @@
+"""Chapter 6's full profile, from the layer to the file that is taken home, with five steps of the network at 256²."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import papermill
+import torch
+
+NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
+FEW = {
+    "spheres": [3, 4, 5],
+    "test_poses": 40,
+    "train_images": 16,
+    "test_images": 10,
+    "fit_train": 4,
+    "fit_test": 4,
+    "fit_steps": 2,
+    "sizes": [8, 16],
+    "basis_sizes": [8],
+    "networks": [["handles", 16]],
+    "trials": 1,
+    "steps": 5,
+    "batch": 2,
+}
+
+
+def test_five_steps_of_the_full_path(tmp_path):
+    papermill.execute_notebook(
+        NOTEBOOKS / "06_handles.ipynb",
+        tmp_path / "out.ipynb",
+        parameters={"profile": "full", "device": "cpu", "out_dir": str(tmp_path), "overrides": FEW},
+        cwd=NOTEBOOKS,
+        progress_bar=False,
+    )
+    numbers = json.loads((tmp_path / "metrics.json").read_text())
+    assert numbers["quadruped, handles 16, trial 0, camera from keypoints: mIoU"]["value"] > 0.3
+    assert (tmp_path / "zebra_with_handles.glb").stat().st_size > 10_000
+    names = sorted(path.stem for path in (tmp_path / "training").glob("*.checkpoint"))
+    assert names == ["bird_handles_16_0", "quadruped_handles_16_0"]
+    state = torch.load(tmp_path / "training" / "bird_handles_16_0.checkpoint", weights_only=True)
+    assert state["step"] == 5 and state["model"]["encoder.trunk.conv1.weight"].shape == (64, 3, 7, 7)
+    assert state["model"]["deformation.logits"].shape == (16, 642)
