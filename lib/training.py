@@ -192,7 +192,7 @@ def fit(
     for step, batch in enumerate(batches, start):
         if schedule is not None:
             for group, rate in zip(optimizer.param_groups, base_rates, strict=True):
-                group["lr"] = rate * schedule(step)
+                group["lr"] = float(rate * schedule(step))  # a NumPy number in a checkpoint could not be loaded
         terms = loss_fn(model, batch, step)
         optimizer.zero_grad()
         accelerator.backward(terms["loss"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
@@ -102,6 +103,7 @@ def test_training_continues_from_its_checkpoint(tmp_path):
 
     def train(model, steps, out_dir=""):
         options = {"steps": steps, "batch_size": 2, "lr": 1e-2, "device": "cpu", "out_dir": out_dir}
+        options["schedule"] = lambda step: np.cos(step / 10)  # a NumPy number, which must not end up in the checkpoint
         training.fit(model, loss_fn, data, **options)
         return model.state_dict()
 
