@@ -52,8 +52,8 @@ class Kernels:
         kernels.launch("double", len(x), x, x, y)
 
     A kernel's first two arguments are given by `launch`: its items are `first`, `first + step`, and so on; on the CPU
-    in an order that nothing may depend on. Warp reads
-    the annotations at run time: the file that has the kernels must not postpone them.
+    in an order that nothing may depend on. Warp reads the annotations at run time: the file that has the kernels must
+    not postpone them.
     """
 
     def __init__(self, write: Callable[..., dict[str, Any]]):

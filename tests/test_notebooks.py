@@ -134,7 +134,7 @@ def test_every_figure_says_what_it_shows(code):
             if "image/png" in output.get("data", {}):
                 figures += 1
                 alt = output.metadata.get("image/png", {}).get("alt", "")
-                assert len(alt.split()) >= 3, f"alt={alt!r} from\n{cell.source}"
+                assert len(alt.split()) >= 4, f"alt={alt!r} from\n{cell.source}"
     assert figures >= 3
 
 

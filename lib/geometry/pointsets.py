@@ -405,6 +405,6 @@ def _check_lengths(name: str, points: Tensor, lengths: Tensor | None) -> Int[Ten
     check_same_device(**{name: points, "lengths": lengths})
     if lengths.min() < 1 or lengths.max() > size:
         raise ValueError(
-            f"lengths of {name} must lie in 1 … {size}, got {lengths.tolist()}; drop empty clouds before the call"
+            f"lengths of {name} must lie in 1 … {size}, got {lengths.tolist()}; count the points, drop empty clouds"
         )
     return lengths
