@@ -11,10 +11,10 @@ from __future__ import annotations
 import multiprocessing
 import sys
 import time
-from pathlib import Path
 
 import pytest
 import torch
+from memory import forget_peak, peak_memory
 
 from lib.deformation.handles import HandleLayer, apply_folded
 from lib.geometry import laplacian, mesh
@@ -108,9 +108,7 @@ def _scale(subdivisions: int, queue) -> None:
     # What is imported and started on first use is not this size's.
     HandleLayer(mesh.icosphere(0), 4)(torch.ones(1, 4, 3)).sum().backward()
     template = mesh.icosphere(subdivisions)
-    # `getrusage` would also count what the parent process had; this peak starts here.
-    Path("/proc/self/clear_refs").write_text("5")
-    before = _peak_memory()
+    before = forget_peak()
     start = time.perf_counter()
     layer = HandleLayer(template, HANDLES)
     made = time.perf_counter() - start
@@ -120,13 +118,7 @@ def _scale(subdivisions: int, queue) -> None:
         start = time.perf_counter()
         layer(offsets).backward(upstream)
         steps.append(time.perf_counter() - start)
-    queue.put((len(template.verts), made, sorted(steps)[1], _peak_memory() - before))
-
-
-def _peak_memory() -> int:
-    """Bytes."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+    queue.put((len(template.verts), made, sorted(steps)[1], peak_memory() - before))
 
 
 @pytest.mark.parametrize("subdivisions", [3, 4, 5, 6])
