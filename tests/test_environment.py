@@ -82,8 +82,9 @@ def sources(*folders: str) -> dict[str, str]:
 def distributions(folders: dict[str, str]) -> set[str]:
     """The packages on PyPI that these sources import."""
     providers = importlib.metadata.packages_distributions()
+    beside = {path.stem for path in (ROOT / "benchmarks").glob("*.py")}  # benchmarks import what lies beside them
     modules = {name.split(".")[0] for source in folders.values() for name in imports_of(source)}
-    modules -= set(sys.stdlib_module_names) | {"lib"}
+    modules -= set(sys.stdlib_module_names) | {"lib"} | beside
     return {canonicalize_name(providers.get(name, [name])[0]) for name in modules}
 
 
