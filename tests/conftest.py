@@ -1,10 +1,14 @@
 """Before torch is imported: one thread a test process, for `make test` runs one process per core."""
 
+import json
 import os
+from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
+
+NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 
 SETTINGS = """\
 class training:
@@ -43,3 +47,21 @@ def course(tmp_path, monkeypatch):
         return path
 
     return write
+
+
+@pytest.fixture
+def full_profile(tmp_path):
+    """`full_profile(chapter, **overrides)` executes its notebook's full profile in `tmp_path`; gives its metrics."""
+    import papermill
+
+    def execute(chapter: str, **overrides) -> dict:
+        papermill.execute_notebook(
+            NOTEBOOKS / f"{chapter}.ipynb",
+            tmp_path / "out.ipynb",
+            parameters={"profile": "full", "device": "cpu", "out_dir": str(tmp_path), "overrides": overrides},
+            cwd=NOTEBOOKS,
+            progress_bar=False,
+        )
+        return json.loads((tmp_path / "metrics.json").read_text())
+
+    return execute

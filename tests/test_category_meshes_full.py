@@ -2,25 +2,13 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
-import papermill
 import torch
 
-NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 FEW = {"train_images": 16, "test_images": 10, "camera_steps": 1, "steps": 1, "batch": 2}
 
 
-def test_five_steps_of_the_full_path(tmp_path):
-    papermill.execute_notebook(
-        NOTEBOOKS / "05_category_meshes.ipynb",
-        tmp_path / "out.ipynb",
-        parameters={"profile": "full", "device": "cpu", "out_dir": str(tmp_path), "overrides": FEW},
-        cwd=NOTEBOOKS,
-        progress_bar=False,
-    )
-    numbers = json.loads((tmp_path / "metrics.json").read_text())
+def test_five_steps_of_the_full_path(full_profile, tmp_path):
+    numbers = full_profile("05_category_meshes", **FEW)
     assert numbers["all, SfM camera: mIoU"]["value"] > 0.3
     rows = sorted(path.stem for path in (tmp_path / "training").glob("*.checkpoint"))
     assert rows == ["all", "camera", "keypoints_+_mask", "keypoints_only", "mean_shape_only"]

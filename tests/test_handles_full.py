@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
-import papermill
 import torch
 
-NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 FEW = {
     "spheres": [3, 4, 5],
     "test_poses": 40,
@@ -26,15 +21,8 @@ FEW = {
 }
 
 
-def test_five_steps_of_the_full_path(tmp_path):
-    papermill.execute_notebook(
-        NOTEBOOKS / "06_handles.ipynb",
-        tmp_path / "out.ipynb",
-        parameters={"profile": "full", "device": "cpu", "out_dir": str(tmp_path), "overrides": FEW},
-        cwd=NOTEBOOKS,
-        progress_bar=False,
-    )
-    numbers = json.loads((tmp_path / "metrics.json").read_text())
+def test_five_steps_of_the_full_path(full_profile, tmp_path):
+    numbers = full_profile("06_handles", **FEW)
     assert numbers["quadruped, handles 16, trial 0, camera from keypoints: mIoU"]["value"] > 0.3
     assert (tmp_path / "zebra_with_handles.glb").stat().st_size > 10_000
     names = sorted(path.stem for path in (tmp_path / "training").glob("*.checkpoint"))

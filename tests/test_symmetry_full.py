@@ -2,32 +2,17 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
-import papermill
 import torch
 
-NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
+CHAPTER = "09_symmetry"
 SMALL = {"image_size": 16, "train_images": 32, "test_images": 16, "channels": 4, "code": 16, "batch": 4}
 FEW = SMALL | {"steps": 5, "feature_steps": 5, "ablation_steps": 1, "real_steps": 1}
 SEEDS = range(3)
 
 
-def run(out_dir, **overrides):
-    papermill.execute_notebook(
-        NOTEBOOKS / "09_symmetry.ipynb",
-        out_dir / "out.ipynb",
-        parameters={"profile": "full", "device": "cpu", "out_dir": str(out_dir), "overrides": FEW | overrides},
-        cwd=NOTEBOOKS,
-        progress_bar=False,
-    )
-    return json.loads((out_dir / "metrics.json").read_text())
-
-
-def test_a_few_steps_of_the_full_path(tmp_path):
+def test_a_few_steps_of_the_full_path(full_profile, tmp_path):
     """Every row of the ablation with its three seeds, the learnt features included; then on from the checkpoints."""
-    numbers = run(tmp_path)
+    numbers = full_profile(CHAPTER, **FEW)
     rows = [name.removeprefix("ablation SIDE ") for name in numbers if name.startswith("ablation SIDE ")]
     assert rows == [
         "full",
@@ -49,7 +34,7 @@ def test_a_few_steps_of_the_full_path(tmp_path):
         "real",
     }
 
-    numbers = run(tmp_path, steps=8, ablations=[])
+    numbers = full_profile(CHAPTER, **FEW | {"steps": 8, "ablations": []})
     assert 0 < numbers["SIDE ours"]["value"] < 10
     state = torch.load(tmp_path / "ours.checkpoint", weights_only=True)
     assert state["step"] == 8 and state["history"]["step"] == [5, 8]  # it went on, and did not start anew
