@@ -92,7 +92,7 @@ class Kernels:
             wp.launch(kernel, count, [0, 1, *inputs], device=device, stream=stream, record_tape=False)
             return
         # More parts than threads, and whoever is done takes the next: items differ in cost, and PyTorch's own threads
-        # keep a core busy for milliseconds after each of its operations (unless OMP_WAIT_POLICY is PASSIVE).
+        # keep a core busy for a while after each of its operations (for milliseconds, unless GOMP_SPINCOUNT says less).
         threads = torch.get_num_threads()
         parts = 8 * threads if threads > 1 else 1
         taken = itertools.count()
