@@ -160,7 +160,9 @@ def test_depth_maps_keep_their_promises():
     raw = 5 * torch.randn(3, 16, 16, generator=generator)
     depth = unsup3d.to_depth(raw)
     assert (depth >= 0.9).all() and (depth <= 1.1).all()
-    assert (depth[:, :, [0, 1, -2, -1]] == 1.04).all()
+    assert (depth[:, :, [0, -1]] == 1.04).all() and (depth[:, :, 1:-1] != 1.04).any()
+    wide = unsup3d.to_depth(torch.zeros(1, 64, 64))  # two columns of 64, as in the paper
+    assert (wide[:, :, [0, 1, -2, -1]] == 1.04).all() and (wide[:, :, 2:-2] == 1).all()
     torch.testing.assert_close(unsup3d.to_depth(raw + 7), depth)
     prior = unsup3d.half_ellipsoid(16)
     bowl = unsup3d.to_depth(torch.zeros(1, 16, 16), prior)[0]
@@ -189,6 +191,47 @@ def test_the_networks_outputs():
         small_model(coarse=3)
     with pytest.raises(ValueError, match="images must have shape"):
         small_model()(torch.rand(2, 3, 32, 32))
+
+
+def test_faces_start_out_frontal():
+    factors = small_model(view_gain=4.0, light_gain=4.0)(torch.rand(4, 3, 16, 16, generator=generator))
+    assert torch.rad2deg(factors.view[:, :3]).abs().max() < 2 and factors.light[:, 2:].abs().max() < 0.05
+
+
+def test_where_a_face_ends_the_gradient_asks_for_less_turn():
+    """With the true factors no turn should be better than the true one; `steepest` takes most of the bias away."""
+    truth = faces.make_faces(64, seed=5, image_size=32, canonical=True, cache=False)
+    # Around the face its depth and colour continue, falling back, so that there is a surface everywhere.
+    depth, albedo = truth.canonical_depth[:, None], truth.canonical_albedo
+    known = (depth < 1.09).float()
+    while (known == 0).any():
+        share = F.avg_pool2d(known, 3, 1, 1).clamp(min=1e-9)
+        depth, albedo = (
+            torch.where(known > 0, values, F.avg_pool2d(values * known, 3, 1, 1) / share + back)
+            for values, back in ((depth, 0.004), (albedo, 0))
+        )
+        known = F.max_pool2d(known, 3, 1, 1)
+
+    def pull(steepest, scale=1.0):
+        scale = torch.tensor(scale, requires_grad=True)
+        view = torch.cat([truth.view[:, :3] * scale, truth.view[:, 3:]], 1)
+        made = unsup3d.render(depth[:, 0], albedo, truth.light, view, steepest)
+        error = ((made.image - truth.image).abs().mean(1) * made.mask).sum() / made.mask.sum()
+        return float(torch.autograd.grad(error, scale)[0])
+
+    assert pull(None) > 0 and abs(pull(2.0)) < 0.7 * pull(None)
+    assert pull(2.0, 0.8) < 0 < pull(2.0, 1.2)  # and the other pixels know the way
+
+
+def test_steep_pixels_are_both_sides_of_a_jump():
+    depth = torch.ones(1, 8, 8)
+    pixel = 2 / (8 * unsup3d.FOCAL)
+    depth[:, :, 4:] += 3 * pixel
+    assert not unsup3d.steep_pixels(depth, 3.5).any()
+    expected = torch.zeros(8, dtype=torch.bool)
+    expected[3:5] = True
+    assert torch.equal(unsup3d.steep_pixels(depth, 2.0)[0], expected.expand(8, 8))
+    assert torch.equal(unsup3d.steep_pixels(depth.mT.contiguous(), 2.0)[0], expected[:, None].expand(8, 8))
 
 
 def test_the_papers_networks_are_of_the_papers_size():
@@ -247,6 +290,9 @@ def test_a_perfect_explanation_costs_least(truth):
         assert unsup3d.photogeometric_loss(truth.image, wrong)["loss"] > best["loss"] + 0.1
     same = unsup3d.photogeometric_loss(truth.image, factors, flip_albedo=False, flip_depth=False)
     torch.testing.assert_close(same["loss"], best["loss"], atol=0.05, rtol=0)
+    pitch = factors.view[:, 0].mean()
+    level = unsup3d.photogeometric_loss(truth.image, factors, level=10.0)["loss"] - best["loss"]
+    torch.testing.assert_close(level, 10 * pitch.square())
     dark = unsup3d.photogeometric_loss(truth.image, factors, lit=False)
     assert dark["error"] > 3 * best["error"]
 

@@ -19,7 +19,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -33,7 +33,7 @@ FIELD_OF_VIEW = 10.0  # degrees
 FOCAL = 1 / math.tan(math.radians(FIELD_OF_VIEW / 2))
 PIVOT = 1.0
 MIDDLE, RANGE = 1.0, 0.1  # depths are MIDDLE ± RANGE
-BORDER, BORDER_DEPTH = 2, 1.04  # so many columns at either side are held at this depth
+BORDER, BORDER_DEPTH = 2 / 64, 1.04  # this share of the columns, at either side, is held at this depth
 MAX_TURN = math.radians(60)
 
 
@@ -127,13 +127,28 @@ def canonical_places(seen: Float[Tensor, "B H W"], view: Float[Tensor, "B 6"]) -
     return project(points)[..., :2].view(*seen.shape, 2)
 
 
+def steep_pixels(depth: Float[Tensor, "B H W"], steepest: float) -> Bool[Tensor, "B H W"]:
+    """Where a depth map rises between two neighbouring pixels by more than `steepest` pixels (1 is a slope of 45°)."""
+    limit = steepest * 2 / (FOCAL * depth.shape[-1])
+    across = (depth[:, :, 1:] - depth[:, :, :-1]).abs() > limit
+    along = (depth[:, 1:] - depth[:, :-1]).abs() > limit
+    return F.pad(across, (0, 1)) | F.pad(across, (1, 0)) | F.pad(along, (0, 0, 0, 1)) | F.pad(along, (0, 0, 1, 0))
+
+
 def reproject(
-    canonical: Float[Tensor, "B C H W"], depth: Float[Tensor, "B H W"], view: Float[Tensor, "B 6"]
+    canonical: Float[Tensor, "B C H W"],
+    depth: Float[Tensor, "B H W"],
+    view: Float[Tensor, "B 6"],
+    steepest: float | None = None,
 ) -> tuple[Float[Tensor, "B C H W"], Float[Tensor, "B H W"], Float[Tensor, "B H W"]]:
     """Π: a canonical picture on its depth map, seen from the view, by inverse warping.
 
     Render the turned depth; carry each of its points back to the canonical frame; look the colour up there. Gradients
     reach depth and view through the place that is looked up. Returns the picture, the depth seen, and the mask.
+
+    steepest: no gradient reaches depth and view from pixels where the depth seen is steeper than that. There one part
+        of the surface ends in front of another; which of them a pixel sees is what a turn changes most, and of this
+        the gradient knows nothing. What it does say there is wrong, and it says: turn less. None: all pixels count.
 
     Raises ValueError or TypeError for shapes and devices that do not fit.
     """
@@ -144,6 +159,8 @@ def reproject(
     check_same_device(canonical=canonical, depth=depth, view=view)
     seen, mask = warp_depth(depth, view)
     places = canonical_places(seen, view)
+    if steepest is not None:
+        places = torch.where(steep_pixels(seen.detach(), steepest)[..., None], places.detach(), places)
     image = F.grid_sample(canonical, places, padding_mode="border", align_corners=False)
     return image, seen, mask
 
@@ -197,11 +214,12 @@ def render(
     albedo: Float[Tensor, "B 3 H W"],
     light: Float[Tensor, "B 4"],
     view: Float[Tensor, "B 6"],
+    steepest: float | None = None,
 ) -> Rendering:
-    """Î = Π(Λ(a, d, l), d, w): light the canonical face, then turn it."""
+    """Î = Π(Λ(a, d, l), d, w): light the canonical face, then turn it. steepest: see `reproject`."""
     normals = depth_to_normals(depth)
     shade = shading(normals, light)
-    image, seen, mask = reproject(albedo * shade[:, None], depth, view)
+    image, seen, mask = reproject(albedo * shade[:, None], depth, view, steepest)
     return Rendering(image, seen, mask, normals, shade)
 
 
@@ -284,7 +302,10 @@ class PhotoGeometricAutoencoder(nn.Module):
             return nn.Sequential(below, decoder(code, channels, image_size, out, coarse))
 
         def numbers(out: int) -> nn.Sequential:
-            return nn.Sequential(encoder(image_size, channels, code, norm=False), nn.Conv2d(code, out, 1), nn.Flatten())
+            last = nn.Conv2d(code, out, 1)
+            nn.init.normal_(last.weight, std=1e-3)  # all faces start out frontal: the first steps paint them as posed
+            nn.init.zeros_(last.bias)
+            return nn.Sequential(encoder(image_size, channels, code, norm=False), last, nn.Flatten())
 
         self.depth, self.albedo, self.confidence = maps(1), maps(3), maps(4)
         self.light, self.view = numbers(4), numbers(6)
@@ -334,8 +355,14 @@ def to_depth(raw: Float[Tensor, "B H W"], prior: float | Tensor = 0.0) -> Float[
     outermost columns are held far back, so that a turned face shows background rather than nothing at its side.
     """
     depth = MIDDLE + RANGE * (raw - raw.mean((1, 2), keepdim=True) + prior).tanh()
-    side = torch.full_like(depth[:, :, :BORDER], BORDER_DEPTH)
-    return torch.cat([side, depth[:, :, BORDER:-BORDER], side], 2)
+    columns = border(depth.shape[-1])
+    side = torch.full_like(depth[:, :, :columns], BORDER_DEPTH)
+    return torch.cat([side, depth[:, :, columns:-columns], side], 2)
+
+
+def border(width: int) -> int:
+    """How many columns at either side of a depth map are held back."""
+    return max(1, round(BORDER * width))
 
 
 def photogeometric_loss(
@@ -351,13 +378,17 @@ def photogeometric_loss(
     smoothness: float = 0.0,
     curvature: float = 0.0,
     likeness: float = 0.0,
+    level: float = 0.0,
+    steepest: float | None = None,
 ) -> dict[str, Tensor]:
     """E = L(Î, I, σ) + λ_f L(Î', I, σ'), L the Laplacian likelihood and, with `features`, the perceptual one.
 
     flip_weight: λ_f. flip_depth, flip_albedo, lit, confidence: False for the paper's ablations.
     features: an encoder from pictures to feature maps of a quarter of the size (`lib.models.perceptual`).
-    smoothness, curvature, likeness: weights of three aids, 0 in the paper: a smooth relief, in units of RANGE; faces
-        that are much like their average (the mean square of `factors.difference`).
+    smoothness, curvature, likeness, level: weights of four aids, 0 in the paper: a smooth relief, in units of RANGE,
+        in two ways; faces that are much like their average (the mean square of `factors.difference`); faces that look
+        neither up nor down on average (the square of the batch's mean pitch).
+    steepest: see `reproject`.
 
     Returns the terms by name: "loss", the sum; "photometric"; "perceptual"; "error", the mean |Î − I|; "seen", the
     share of the picture that the turned surface covers (a shrinking one betrays a collapse).
@@ -369,6 +400,7 @@ def photogeometric_loss(
         torch.cat([albedo, albedo.flip(-1) if flip_albedo else albedo]),
         torch.cat([light, light]) if lit else light.new_tensor([1.0, 0.0, 0.0, 0.0]).expand(2 * b, 4),
         torch.cat([view, view]),
+        steepest,
     )
     if features is not None:
         with torch.no_grad():
@@ -389,6 +421,8 @@ def photogeometric_loss(
         loss = loss + smoothness * smoothness_loss(relief) + curvature * curvature_loss(relief)
     if likeness:
         loss = loss + likeness * difference.square().mean()
+    if level:
+        loss = loss + level * view[:, 0].mean().square()
     error = (both.mask[:b] * (both.image[:b] - images).abs().mean(1)).sum() / both.mask[:b].sum()
     return {
         "loss": loss,
@@ -421,7 +455,8 @@ def degeneracies(factors: Factors, rendering: Rendering) -> dict[str, bool]:
     rows = factors.depth[:, size // 3 : -(size // 3)]
     half, column = size // 2, round(0.28 * size)
     nose, cheeks = rows[:, :, half - 1 : half + 1].mean(), rows[:, :, [column, -column - 1]].mean()
-    sides = factors.depth[:, size // 4 : -(size // 4), [BORDER, -BORDER - 1]].mean()
+    edge = border(size)
+    sides = factors.depth[:, size // 4 : -(size // 4), [edge, -edge - 1]].mean()
     relief = depth.flatten(1).std(1).mean()
     painted = (albedo - albedo.flip(-1)).abs().mean() > 0.035
     pitch, yaw = torch.rad2deg(factors.view[:, :2].std(0))

@@ -25,15 +25,15 @@ from lib.datasets.cache import cached
 
 FOCAL = 1 / math.tan(math.radians(5.0))
 PIVOT = 1.0
-CENTER = 1.05  # depth of the head's centre in the canonical view
+CENTER = 1.08  # depth of the head's centre in the canonical view; so faces turn about a point just under their skin
 NEAR, FAR = 0.9, 1.1  # canonical depths of a face lie between these
 
 SPLITS = ("train", "val", "test")
-VERSION = 1  # of the generator; raise it when the pictures change, and what is cached is made anew
+VERSION = 2  # of the generator; raise it when the pictures change, and what is cached is made anew
 MIN_STEP = 1e-3  # a ray that grazes the nose must not creep for ever
 CHUNK = 32
 MARCH_STEPS = 26
-BACK = 0.1  # a head ends just behind its ears, like the scans of the Basel Face Model
+BACK = -0.3  # a head ends before its ears: a depth map from the front cannot hold what lies behind
 BOX = 2.6  # 2 makes the head an ellipsoid, more makes it boxier: a flatter face with firmer temples
 
 # Bumps on the head: (right, down) on the unit sphere of directions, their widths, and the height in head radii.
@@ -338,7 +338,7 @@ def _make_chunk(n: int, size: int, canonical: bool, max_yaw: float, generator: t
     ambient = _uniform(generator, n, 0.15, 0.45, 1)
     diffuse = _uniform(generator, n, 0.6, 1.0, 1) * (1 - ambient)
     light = torch.cat(
-        [ambient, diffuse, _uniform(generator, n, -1.0, 1.0, 1), _uniform(generator, n, -0.9, 0.4, 1)], -1
+        [ambient, diffuse, _uniform(generator, n, -0.6, 0.6, 1), _uniform(generator, n, -0.54, 0.24, 1)], -1
     )
     rotation = _rotation(turns)
 
