@@ -28,9 +28,10 @@ def cached(name: str, parameters: dict, make: Callable[[], dict[str, Tensor]]) -
         return safetensors.torch.load_file(path)
     except (OSError, safetensors.SafetensorError):
         pass
-    tensors = make()
+    # As they will be read: another layout in memory is another order of sums, and training amplifies the last digit.
+    tensors = {key: value.contiguous() for key, value in make().items()}
     try:
-        write_atomically(path, safetensors.torch.save({key: value.contiguous() for key, value in tensors.items()}))
+        write_atomically(path, safetensors.torch.save(tensors))
     except OSError:
         pass
     return tensors

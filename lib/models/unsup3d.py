@@ -146,9 +146,10 @@ def reproject(
     Render the turned depth; carry each of its points back to the canonical frame; look the colour up there. Gradients
     reach depth and view through the place that is looked up. Returns the picture, the depth seen, and the mask.
 
-    steepest: no gradient reaches depth and view from pixels where the depth seen is steeper than that. There one part
-        of the surface ends in front of another; which of them a pixel sees is what a turn changes most, and of this
-        the gradient knows nothing. What it does say there is wrong, and it says: turn less. None: all pixels count.
+    steepest: at pixels where the depth seen is steeper than that (see `steep_pixels`), no gradient goes through the
+        place. There one part of the surface ends in front of another; which of them a pixel sees is what a turn
+        changes most, and of this the gradient knows nothing. What it does say there is wrong: turn less. None: it
+        goes through everywhere.
 
     Raises ValueError or TypeError for shapes and devices that do not fit.
     """
@@ -303,7 +304,7 @@ class PhotoGeometricAutoencoder(nn.Module):
 
         def numbers(out: int) -> nn.Sequential:
             last = nn.Conv2d(code, out, 1)
-            nn.init.normal_(last.weight, std=1e-3)  # all faces start out frontal: the first steps paint them as posed
+            nn.init.normal_(last.weight, std=1e-3)  # or faces would start out tilted, and be painted so
             nn.init.zeros_(last.bias)
             return nn.Sequential(encoder(image_size, channels, code, norm=False), last, nn.Flatten())
 
