@@ -268,6 +268,8 @@ class PhotoGeometricAutoencoder(nn.Module):
         object is nearer in the middle than at its sides.
     average: the average depth and albedo are parameters of their own, and the networks predict the difference; that
         of the depth without its mean and its vertical tilt, which distance and pitch could explain as well.
+    level_albedo: nor has the difference in albedo a vertical tilt, which light from above or below could explain. (The
+        mirror settles left and right, but not this.)
     coarse: networks predict maps this many times smaller, enlarged bilinearly.
     max_shift: how far the view can shift the object, in units; the paper has 0.1.
     least_sigma: no pixel may be trusted more than this, so that smooth skin does not outweigh the eyes.
@@ -283,6 +285,7 @@ class PhotoGeometricAutoencoder(nn.Module):
         *,
         prior: float = 0.0,
         average: bool = False,
+        level_albedo: bool = False,
         coarse: int = 1,
         max_shift: float = 0.1,
         least_sigma: float = SMALLEST_SIGMA,
@@ -297,6 +300,7 @@ class PhotoGeometricAutoencoder(nn.Module):
             raise ValueError(f"coarse must be 1, 2 or 4, got {coarse}")
         self.image_size, self.max_shift, self.least_sigma = image_size, max_shift, least_sigma
         self.view_gain, self.light_gain, self.frozen_depth = view_gain, light_gain, frozen_depth
+        self.level_albedo = level_albedo
 
         def maps(out: int) -> nn.Sequential:
             below = encoder(image_size, channels, code, norm=True)
@@ -318,14 +322,17 @@ class PhotoGeometricAutoencoder(nn.Module):
         check_tensor("images", images, f"B 3 {self.image_size} {self.image_size}")
         x = 2 * images - 1
         difference = torch.zeros_like(images[:, 0]) if self.frozen_depth else self.depth(x)[:, 0]
+        albedo = self.albedo(x)
         if self.average_depth.requires_grad:
-            difference = without_tilt(difference)
+            difference = without_tilt(difference - difference.mean((1, 2), keepdim=True))
+        if self.level_albedo:
+            albedo = without_tilt(albedo)
         spread = F.softplus(self.confidence(x)) + self.least_sigma
         light, view = (self.light_gain * self.light(x)).tanh(), (self.view_gain * self.view(x)).tanh()
         reach = view.new_tensor([MAX_TURN] * 3 + [self.max_shift] * 2 + [0.0])  # not to and fro: a face's size is free
         return Factors(
             depth=to_depth(difference + (0 if self.frozen_depth else self.average_depth), self.prior),
-            albedo=(self.albedo(x) + self.average_albedo).tanh() / 2 + 0.5,
+            albedo=(albedo + self.average_albedo).tanh() / 2 + 0.5,
             light=torch.cat([light[:, :2] / 2 + 0.5, light[:, 2:]], 1),
             view=view * reach,
             sigma=spread[:, :2],
@@ -334,12 +341,11 @@ class PhotoGeometricAutoencoder(nn.Module):
         )
 
 
-def without_tilt(maps: Float[Tensor, "B H W"]) -> Float[Tensor, "B H W"]:
-    """The maps less their mean and the best-fitting slope from top to bottom."""
-    rows = torch.linspace(-1, 1, maps.shape[1], device=maps.device, dtype=maps.dtype)[:, None]
+def without_tilt(maps: Float[Tensor, "... H W"]) -> Float[Tensor, "... H W"]:
+    """The maps less their best-fitting slope from top to bottom; their means stay."""
+    rows = torch.linspace(-1, 1, maps.shape[-2], device=maps.device, dtype=maps.dtype)[:, None]
     rows = rows / rows.square().mean().sqrt()
-    maps = maps - maps.mean((1, 2), keepdim=True)
-    return maps - (maps * rows).mean((1, 2), keepdim=True) * rows
+    return maps - (maps * rows).mean((-2, -1), keepdim=True) * rows
 
 
 def half_ellipsoid(size: int) -> Float[Tensor, "S S"]:
