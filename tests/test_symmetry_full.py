@@ -44,4 +44,4 @@ def test_a_few_steps_of_the_full_path(full_profile, tmp_path):
     )
     assert all(term > 0 for term in map(abs, perceptual["history"]["perceptual"]))
     assert state["model"]["average_depth"].abs().max() > 0
-    assert plain["model"]["average_depth"].abs().max() == 0  # the paper's own recipe
+    assert plain["model"]["average_depth"].abs().max() == 0

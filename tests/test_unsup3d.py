@@ -189,6 +189,8 @@ def test_the_networks_outputs():
         unsup3d.PhotoGeometricAutoencoder(24)
     with pytest.raises(ValueError, match="coarse"):
         small_model(coarse=3)
+    with pytest.raises(ValueError, match="level_albedo needs average"):
+        small_model(level_albedo=True)
     with pytest.raises(ValueError, match="images must have shape"):
         small_model()(torch.rand(2, 3, 32, 32))
 

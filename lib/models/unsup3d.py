@@ -268,8 +268,8 @@ class PhotoGeometricAutoencoder(nn.Module):
         object is nearer in the middle than at its sides.
     average: the average depth and albedo are parameters of their own, and the networks predict the difference; that
         of the depth without its mean and its vertical tilt, which distance and pitch could explain as well.
-    level_albedo: nor has the difference in albedo a vertical tilt, which light from above or below could explain. (The
-        mirror settles left and right, but not this.)
+    level_albedo: with `average`, nor has the difference in albedo a vertical tilt, which light from above or below
+        could explain. (The mirror settles left and right, but not this.)
     coarse: networks predict maps this many times smaller, enlarged bilinearly.
     max_shift: how far the view can shift the object, in units; the paper has 0.1.
     least_sigma: no pixel may be trusted more than this, so that smooth skin does not outweigh the eyes.
@@ -298,6 +298,8 @@ class PhotoGeometricAutoencoder(nn.Module):
             raise ValueError(f"image_size must be a power of two, 16 or more, got {image_size}; resize the pictures")
         if coarse not in (1, 2, 4):
             raise ValueError(f"coarse must be 1, 2 or 4, got {coarse}")
+        if level_albedo and not average:
+            raise ValueError("level_albedo needs average=True: it levels what is added to the average albedo")
         self.image_size, self.max_shift, self.least_sigma = image_size, max_shift, least_sigma
         self.view_gain, self.light_gain, self.frozen_depth = view_gain, light_gain, frozen_depth
         self.level_albedo = level_albedo
