@@ -1,0 +1,305 @@
+"""Count what makes a chapter hard to read: long cells, long sentences, figures without a caption …
+
+`lint_chapter` finds the places. A small file beside the tests holds how many there were, and the tests let these
+numbers only fall: see `compare` and `lower`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parents[2]
+LIMITS = ROOT / "tests" / "chapters" / "lint.json"
+
+MOST_LINES = 16
+MOST_COLUMNS = 96
+MOST_WORDS_IN_A_SENTENCE = 30
+MOST_WORDS_IN_A_CHAPTER = 3500
+
+RULES = {
+    "long cells": f"code cells over {MOST_LINES} visible lines",
+    "long lines": f"visible code lines over {MOST_COLUMNS} characters",
+    "only a sentence": "cells whose only output is a sentence without a number",
+    "no caption": "figures without a visible caption",
+    "long sentences": f"sentences over {MOST_WORDS_IN_A_SENTENCE} words",
+    "words too many": f"words of prose over {MOST_WORDS_IN_A_CHAPTER} outside lab notes, hints and appendices",
+    "no check": "exercises without a check",
+}
+
+
+class Place(NamedTuple):
+    """Where an author has to look: the cell's index, counted from 0, and its first words."""
+
+    cell: int
+    text: str
+
+
+class Finding(NamedTuple):
+    """How often a rule is broken, and where."""
+
+    count: int
+    places: list[Place]
+
+
+def lint_chapter(path: Path) -> dict[str, Finding]:
+    """Count what breaks each of RULES in a chapter, given the path of its notebook.
+
+    An exercise has its check in the chapter or in the notebook of the same name in the folder `solutions` beside it.
+    """
+    cells = _read(path)
+    solutions = path.parent / "solutions" / path.name
+    found = {
+        "long cells": _places(_long_cells(cells)),
+        "long lines": _places(_long_lines(cells)),
+        "only a sentence": _places(_only_sentences(cells)),
+        "no caption": _places(_figures_without_caption(cells)),
+        "long sentences": _places(_long_sentences(cells)),
+        "words too many": _words_too_many(cells),
+        "no check": _places(_unchecked_exercises(path.stem, cells, _read(solutions) if solutions.exists() else [])),
+    }
+    return {rule: found[rule] for rule in RULES}
+
+
+def counts(findings: Mapping[str, Finding]) -> dict[str, int]:
+    """Keep the numbers only, as they stand in the file of limits."""
+    return {rule: finding.count for rule, finding in findings.items()}
+
+
+def read_limits(path: Path = LIMITS) -> dict[str, dict[str, int]]:
+    """Read the allowed counts: chapter → rule → number. An absent file allows nothing yet."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+def write_limits(limits: Mapping[str, Mapping[str, int]], path: Path = LIMITS) -> None:
+    """Write the allowed counts, one a line, so that two chapters' changes merge without a conflict."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(limits, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def compare(chapter: str, findings: Mapping[str, Finding], limits: Mapping[str, int] | None) -> list[str]:
+    """Complain, a line each, about every count that is not the one of `limits`."""
+    if limits is None:
+        return [f"{chapter} has no limits yet: run `course lint --update`"]
+    complaints = []
+    for rule, finding in findings.items():
+        limit = limits.get(rule, 0)
+        if finding.count > limit:
+            complaints.append(f"{chapter}: {RULES[rule]}: {finding.count}, {limit} allowed")
+            complaints += [describe(place) for place in finding.places]
+        elif finding.count < limit:
+            complaints.append(
+                f"{chapter}: {RULES[rule]}: {finding.count}, better than the {limit} allowed: run `course lint --update`"
+            )
+    return complaints
+
+
+def lower(findings: Mapping[str, Finding], limits: Mapping[str, int] | None) -> dict[str, int]:
+    """Return the new limits of a chapter: the present counts, but never more than `limits` allows."""
+    present = counts(findings)
+    return present if limits is None else {rule: min(n, limits.get(rule, 0)) for rule, n in present.items()}
+
+
+def describe(place: Place) -> str:
+    """A place in one line."""
+    return f"  [{place.cell}] {place.text}"
+
+
+# What the cells hold
+
+
+def _read(path: Path) -> list[dict]:
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    return [cell | {"source": "".join(cell["source"])} for cell in cells]
+
+
+def _places(found: Iterable[Place]) -> Finding:
+    places = list(found)
+    return Finding(len(places), places)
+
+
+def _start(text: str) -> str:
+    words = text.split()
+    return " ".join(words[:10]) + (" …" if len(words) > 10 else "")
+
+
+def _visible_code(cells: list[dict]) -> Iterator[tuple[int, str]]:
+    for i, cell in enumerate(cells):
+        if cell["cell_type"] == "code" and not cell["metadata"].get("jupyter", {}).get("source_hidden"):
+            yield i, cell["source"]
+
+
+def _long_cells(cells: list[dict]) -> Iterator[Place]:
+    for i, source in _visible_code(cells):
+        lines = len(source.splitlines())
+        if lines > MOST_LINES:
+            yield Place(i, f"{lines} lines: {_start(source)}")
+
+
+def _long_lines(cells: list[dict]) -> Iterator[Place]:
+    for i, source in _visible_code(cells):
+        for line in source.splitlines():
+            if len(line) > MOST_COLUMNS:
+                yield Place(i, f"{len(line)} characters: {_start(line)}")
+
+
+def _only_sentences(cells: list[dict]) -> Iterator[Place]:
+    for i, cell in enumerate(cells):
+        outputs = cell.get("outputs", [])
+        text = "".join("".join(output.get("text", "")) for output in outputs)
+        printed = all(output["output_type"] == "stream" for output in outputs)
+        if printed and re.search(r"[^\W\d_]", text) and not re.search(r"\d", text):
+            yield Place(i, _start(text))
+
+
+def _figures_without_caption(cells: list[dict]) -> Iterator[Place]:
+    """Find pictures that are not followed by a text for the reader (`plots.present(…, caption=…)`)."""
+    for i, cell in enumerate(cells):
+        outputs = cell.get("outputs", [])
+        for output, after in zip(outputs, [*outputs, {}][1:], strict=True):
+            if "image/png" in output.get("data", {}):
+                caption = "".join(after.get("data", {}).get("text/markdown", "")).strip()
+                if not caption or caption[0] in "✓✗":
+                    alt = output.get("metadata", {}).get("image/png", {}).get("alt", "")
+                    yield Place(i, _start(alt))
+
+
+# What the prose says
+
+FOLDED = re.compile(r"<details[^>]*>\s*<summary>(.*?)</summary>(.*?)</details>", re.DOTALL)
+LAB_NOTES = re.compile(r"(<[^>]*>|\W)*(lab notes|appendix)", re.IGNORECASE)
+ASIDE = re.compile(r"(<[^>]*>|\W)*(lab notes|appendix|hints?\b|solution|answer)", re.IGNORECASE)
+# Titles of papers: a paragraph that begins so, and the list below it.
+REFERENCES = re.compile(
+    r"^\*\*(the )?(papers?|sources?|further reading)\b.*(\n.*\S.*)*(\n+ *[-*] .*)*", re.IGNORECASE | re.MULTILINE
+)
+# A dot after these ends no sentence; nor does one after an initial ("J. Malik").
+ABBREVIATIONS = {"al", "e.g", "i.e", "cf", "vs", "fig", "eq", "dr", "mr", "mrs", "st", "approx", "sec"}
+SENTENCE_END = re.compile(r"""[.!?…]["'”’)\]*_]*\s+(?=["'“‘(\[*_]*(?:[^\Wa-z_]|[a-z]+[A-Z]))""")
+WORD = re.compile(r"[^\W\d_]")
+
+
+def _markdown(cells: list[dict]) -> Iterator[tuple[int, str]]:
+    for i, cell in enumerate(cells):
+        if cell["cell_type"] == "markdown":
+            yield i, cell["source"]
+
+
+def _without(folded: re.Pattern, text: str) -> str:
+    """Remove the folded parts whose summary matches."""
+    return FOLDED.sub(lambda match: "\n\n" if folded.match(match[1]) else f"\n\n{match[2]}\n\n", text)
+
+
+def _plain(text: str) -> str:
+    """Replace what is not prose: code, formulas and addresses by one word each or nothing, tags by nothing."""
+    text = re.sub(r"^( *)(```|~~~).*?^ *\2[^\n]*$", "\n\n", text, flags=re.DOTALL | re.MULTILINE)
+    text = re.sub(r"`+[^`]+`+", "CODE", text)
+    # A displayed formula is one word of the sentence around it, and closes it where its last sign is a dot.
+    text = re.sub(r"\s*\$\$(.*?)\$\$\s*", _formula, text, flags=re.DOTALL)
+    text = re.sub(r"\$[^$\n]+(\n[^$\n]+)?\$", "FORMULA", text)
+    text = re.sub(r"!\[[^\]]*\]\([^)]*\)", "", text)
+    text = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", text)
+    text = re.sub(r"https?://\S+", "ADDRESS", text)
+    return re.sub(r"</?[a-zA-Z][^>]*>", "", text)
+
+
+def _formula(match: re.Match) -> str:
+    following = match.string[match.end() : match.end() + 1]
+    if re.search(r"[.!?](\s|\\\\|\\[,;!])*$", match[1]):
+        return " FORMULA.\n\n"
+    # A capital letter after the formula begins a new sentence, even where the formula has no dot.
+    return " FORMULA " if following.islower() or following in "$(" else " FORMULA\n\n"
+
+
+def _blocks(text: str) -> Iterator[str]:
+    """Split into what a sentence cannot cross: paragraphs, list items, headings, cells of a table."""
+    paragraph: list[str] = []
+    for line in [*text.splitlines(), ""]:
+        marked = re.match(r"\s*([-*+]|\d+[.)])\s+|\s*#+\s|\s*\||\s*>", line)
+        if (marked or not line.strip()) and paragraph:
+            yield " ".join(paragraph)
+            paragraph = []
+        if line.lstrip().startswith("|"):
+            yield from (cell.strip() for cell in line.strip().strip("|").split("|"))
+        elif re.match(r"\s*#+\s", line):
+            yield line.lstrip(" #")
+        elif line.strip():
+            paragraph.append(re.sub(r"^\s*([-*+]|\d+[.)]|>)\s+", "", line).strip())
+
+
+def sentences(text: str) -> list[str]:
+    """Split Markdown into its sentences; formulas and code count as a word, references are left out.
+
+    Lab notes and appendices are left out, too. Hints are not: a student reads them.
+    """
+    found = []
+    for block in _blocks(_plain(REFERENCES.sub("", _without(LAB_NOTES, text)))):
+        start = 0
+        for end in SENTENCE_END.finditer(block):
+            before = re.split(r"[\s(\[]", block[start : end.start()])[-1].strip("*_\"'“‘")
+            abbreviated = before.lower() in ABBREVIATIONS or (len(before) == 1 and before.isupper())
+            if block[end.start()] != "." or not abbreviated:
+                found.append(block[start : end.end()].strip())
+                start = end.end()
+        found.append(block[start:].strip())
+    return [sentence for sentence in found if sentence]
+
+
+def count_words(text: str) -> int:
+    """Count the words that contain a letter."""
+    return sum(bool(WORD.search(word)) for word in text.split())
+
+
+def _sections(cells: list[dict]) -> Iterator[tuple[int, str, str]]:
+    """Split the prose at its headings of the first two levels: cell, heading, text. Appendices are left out."""
+    heading = "opening"
+    for i, text in _markdown(cells):
+        for part in re.split(r"^(?=##? )", text, flags=re.MULTILINE):
+            title = re.match(r"##? ([\d.\s·]*)(.*)", part)
+            heading = title[2] if title else heading
+            if part.strip() and not LAB_NOTES.match(heading):
+                yield i, heading, part
+
+
+def _long_sentences(cells: list[dict]) -> Iterator[Place]:
+    for i, _, text in _sections(cells):
+        for sentence in sentences(text):
+            words = count_words(sentence)
+            if words > MOST_WORDS_IN_A_SENTENCE:
+                yield Place(i, f"{words} words: {_start(sentence)}")
+
+
+def _words_too_many(cells: list[dict]) -> Finding:
+    """Count words of prose outside tables; the places are the sections with their words, the largest first."""
+    words: dict[str, int] = {}
+    first: dict[str, int] = {}
+    for i, heading, text in _sections(cells):
+        lines = [line for line in _plain(_without(ASIDE, text)).splitlines() if not line.lstrip().startswith("|")]
+        words[heading] = words.get(heading, 0) + sum(map(count_words, lines))
+        first.setdefault(heading, i)
+    excess = max(0, sum(words.values()) - MOST_WORDS_IN_A_CHAPTER)
+    largest = sorted(words, key=lambda heading: -words[heading]) if excess else []
+    return Finding(excess, [Place(first[heading], f"{words[heading]} words: {heading}") for heading in largest])
+
+
+# Exercises
+
+
+def _unchecked_exercises(chapter: str, cells: list[dict], solutions: list[dict]) -> Iterator[Place]:
+    """Find exercises "4.2" of chapter 4 for which nobody calls `check("4.2…", …)`."""
+    number = int(chapter.split("_")[0]) if chapter.split("_")[0].isdigit() else chapter
+    code = "\n".join(cell["source"] for cell in [*cells, *solutions] if cell["cell_type"] == "code")
+    checked = set(re.findall(r"""\bcheck\(\s*["'](\d+\.\d+)\b""", code))
+    inside = False
+    for i, text in _markdown(cells):
+        for line in text.splitlines():
+            if re.match(r"##? ", line):
+                inside = "exercise" in line.lower()
+            item = re.match(r"(?:#+ +|\*\*)?(?:Exercise +)?(?:(\d+)\. |(\d+\.\d+)\b)\S*", line)
+            if inside and item and not re.match(r"##? ", line):
+                name = item[2] or f"{number}.{item[1]}"
+                if name not in checked:
+                    yield Place(i, f"{name}: {_start(line)}")
