@@ -91,9 +91,8 @@ def compare(chapter: str, findings: Mapping[str, Finding], limits: Mapping[str, 
             complaints.append(f"{chapter}: {RULES[rule]}: {finding.count}, {limit} allowed")
             complaints += [describe(place) for place in finding.places]
         elif finding.count < limit:
-            complaints.append(
-                f"{chapter}: {RULES[rule]}: {finding.count}, better than the {limit} allowed: run `course lint --update`"
-            )
+            better = f"{finding.count}, fewer than the {limit} allowed"
+            complaints.append(f"{chapter}: {RULES[rule]}: {better}: run `course lint --update`")
     return complaints
 
 

@@ -168,7 +168,7 @@ def test_counts_that_differ_from_the_limits_are_told_with_the_remedy(found):
     worse = lint.compare("04", findings, {})
     assert worse == ["04: code cells over 16 visible lines: 1, 0 allowed", "  [0] 17 lines: x = 1 x = 1 x = 1 x …"]
     (better,) = lint.compare("04", findings, {"long cells": 3})
-    assert better.endswith("1, better than the 3 allowed: run `course lint --update`")
+    assert better.endswith("1, fewer than the 3 allowed: run `course lint --update`")
     (absent,) = lint.compare("04", findings, None)
     assert "run `course lint --update`" in absent
 
