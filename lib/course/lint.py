@@ -147,11 +147,21 @@ def _long_lines(cells: list[dict]) -> Iterator[Place]:
 
 def _only_sentences(cells: list[dict]) -> Iterator[Place]:
     for i, cell in enumerate(cells):
-        outputs = cell.get("outputs", [])
-        text = "".join("".join(output.get("text", "")) for output in outputs)
-        printed = all(output["output_type"] == "stream" for output in outputs)
-        if printed and re.search(r"[^\W\d_]", text) and not re.search(r"\d", text):
-            yield Place(i, _start(text))
+        texts = [_text(output) for output in cell.get("outputs", [])]
+        if None not in texts:
+            text = "".join(texts)
+            if re.search(r"[^\W\d_]", text) and not re.search(r"\d", text):
+                yield Place(i, _start(text))
+
+
+def _text(output: dict) -> str | None:
+    """Return what an output says, or None where it shows something else, such as a picture."""
+    if output["output_type"] == "stream":
+        return "".join(output["text"])
+    return "".join(output["data"]["text/markdown"]) if "text/markdown" in output.get("data", {}) else None
+
+
+CAPTION = re.compile(r"\*[^*].*\*\s*", re.DOTALL)
 
 
 def _figures_without_caption(cells: list[dict]) -> Iterator[Place]:
@@ -160,8 +170,7 @@ def _figures_without_caption(cells: list[dict]) -> Iterator[Place]:
         outputs = cell.get("outputs", [])
         for output, after in zip(outputs, [*outputs, {}][1:], strict=True):
             if "image/png" in output.get("data", {}):
-                caption = "".join(after.get("data", {}).get("text/markdown", "")).strip()
-                if not caption or caption[0] in "✓✗":
+                if not CAPTION.fullmatch("".join(after.get("data", {}).get("text/markdown", ""))):
                     alt = output.get("metadata", {}).get("image/png", {}).get("alt", "")
                     yield Place(i, _start(alt))
 

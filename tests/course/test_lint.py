@@ -62,6 +62,8 @@ def test_lines_are_measured_where_a_reader_sees_them(found):
         ([], 0),
         ([printed("a horse\n"), shown(image_png="")], 0),
         ([shown(text_markdown="✓ error: **0.2** (expected ≤ 0.3)")], 0),
+        ([shown(text_markdown="All is well.")], 1),
+        ([printed("the same as in lib\n"), shown(text_markdown="error: **0.2**")], 0),
     ],
 )
 def test_a_sentence_alone_shows_no_value(found, outputs, count):
@@ -72,10 +74,11 @@ def test_a_sentence_alone_shows_no_value(found, outputs, count):
     ("outputs", "count"),
     [
         ([shown(image_png="")], 1),
-        ([shown(image_png=""), shown(text_markdown="A horse.")], 0),
-        ([shown(image_png=""), shown(image_png=""), shown(text_markdown="A horse.")], 1),
+        ([shown(image_png=""), shown(text_markdown="*A horse of 642 vertices.*")], 0),
+        ([shown(image_png=""), shown(image_png=""), shown(text_markdown="*A horse of 642 vertices.*")], 1),
+        ([shown(image_png=""), shown(text_markdown="**The horse** has 642 vertices.")], 1),
         ([shown(image_png=""), shown(text_markdown="✓ error: **0.2** (expected ≤ 0.3)")], 1),
-        ([shown(text_markdown="A horse."), shown(image_png="")], 1),
+        ([shown(text_markdown="*A horse of 642 vertices.*"), shown(image_png="")], 1),
     ],
 )
 def test_a_caption_follows_its_figure(found, outputs, count):
