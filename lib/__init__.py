@@ -2,5 +2,5 @@
 
 Floors, ground first; a module imports only from its own floor or below:
 checks, files → geometry → rendering → deformation, losses, metrics → estimation → datasets, models
-→ training → plots, widgets → runs, report, cli.
+→ training → plots, widgets, exercises → runs, report, cli, course.
 """

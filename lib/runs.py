@@ -39,6 +39,9 @@ PACKAGES = ["torch", "warp-lang", "pytorch3d", "numpy", "scipy", "scikit-image",
 # What a kernel has to say of itself does not belong on the terminal of a run.
 QUIET_KERNEL = "--IPKernelApp.log_level=50"
 
+# What of a cell's metadata is committed: tags, whether its code is folded, and what graded exercises need.
+KEPT_METADATA = ["tags", "jupyter", "nbgrader"]
+
 # How often the memory of the kernel is read and the progress redrawn, and how long an interrupted
 # kernel may take to come back before it is asked again, then killed (seconds).
 TICK = 0.2
@@ -411,7 +414,7 @@ def store(path: Path) -> float:
     formatted = subprocess.run(ruff, input=source, capture_output=True, text=True, encoding="utf-8")
     notebook = nbformat.reads(formatted.stdout or source, as_version=4)
     for cell in notebook.cells:
-        cell.metadata = {"tags": cell.metadata["tags"]} if cell.metadata.get("tags") else {}
+        cell.metadata = {name: cell.metadata[name] for name in KEPT_METADATA if cell.metadata.get(name)}
     started = time.monotonic()
     NotebookClient(
         notebook,

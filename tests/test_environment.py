@@ -37,8 +37,8 @@ FLOORS = [
     {"estimation"},
     {"datasets", "models"},
     {"training"},
-    {"plots", "widgets"},
-    {"runs", "report", "cli"},
+    {"plots", "widgets", "exercises"},
+    {"runs", "report", "cli", "course"},
 ]
 
 

@@ -1,0 +1,1 @@
+"""The `course` command and what stands behind it."""
