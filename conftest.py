@@ -6,4 +6,6 @@ def pytest_collectstart(collector):
         collector.skip_compare += (
             "application/vnd.plotly.v1+json",
             "application/vnd.jupyter.widget-view+json",
+            # Measured values, shown by `lib.display.show`, `Results` and captions. What is printed stays compared.
+            "text/markdown",
         )

@@ -84,7 +84,7 @@ def run_chapters(
     if not paths:
         raise ValueError(f"there are no chapters under {runs.NOTEBOOKS}; install the course with `pip install -e .`")
     if device != "auto":
-        from lib.training import pick_device
+        from lib.chapter import pick_device
 
         pick_device(device)
     overrides = dict(map(parse_setting, settings or []))
@@ -117,7 +117,7 @@ def doctor() -> None:
     """Versions, devices, optional parts and data sets: what is here, and what to do about what is not."""
     import torch
 
-    from lib.training import pick_device
+    from lib.chapter import pick_device
 
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column(style="dim", no_wrap=True)

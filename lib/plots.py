@@ -12,7 +12,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from lib import rendering
+from lib import display, rendering
 from lib.geometry import rotations
 
 # Okabe and Ito's palette: told apart by colour-blind readers.
@@ -37,14 +37,88 @@ def use_style() -> None:
     )
 
 
-def present(fig: Figure, alt: str) -> None:
-    """Show a finished figure in the notebook with a text for readers who cannot see it, and close it."""
-    from IPython.display import Image, display
+def present(fig: Figure, alt: str, caption: str = "") -> None:
+    """Show a finished figure in the notebook and close it.
 
+    alt: a text for readers who cannot see it, the same on every machine. caption: Markdown below the figure; it may
+    hold measured values.
+    """
     buffer = io.BytesIO()
     fig.savefig(buffer, format="png", bbox_inches="tight", facecolor="white")
     plt.close(fig)
-    display(Image(_opaque_png(buffer), alt=alt))
+    display.show_png(_opaque_png(buffer), alt, caption)
+
+
+def play(frames: Sequence, alt: str, caption: str = "", *, seconds: float = 4.0, colors: int = 64) -> None:
+    """Show a short animation in the notebook: an animated PNG, which browsers, JupyterLab and saved pages play.
+
+    frames: images of one size, each (3, H, W), (H, W) or (H, W, 3) in [0, 1]. The last one stays for a second, and is
+        the still picture where nothing can play.
+    seconds: how long the frames take together. colors: of the palette that all frames share; fewer make it smaller.
+
+    Raises ValueError for no frames or frames of different sizes.
+    """
+    display.show_png(encode_animation(frames, seconds=seconds, colors=colors), alt, caption)
+
+
+def encode_animation(frames: Sequence, *, seconds: float = 4.0, colors: int = 64) -> bytes:
+    """The animated PNG of `play`."""
+    arrays = [np.round(255 * np.asarray(to_image(frame), dtype=np.float64)).astype(np.uint8) for frame in frames]
+    sizes = sorted({array.shape[:2] for array in arrays})
+    if len(sizes) != 1:
+        raise ValueError(f"frames must be images of one size and at least one; got {sizes or 'none'}")
+    pictures = [PIL.Image.fromarray(array).convert("RGB") for array in arrays]
+    strip = PIL.Image.fromarray(
+        np.concatenate([np.asarray(picture) for picture in pictures[:: len(pictures) // 8 + 1]])
+    )
+    palette = strip.quantize(colors, method=PIL.Image.Quantize.MEDIANCUT)
+    pictures = [picture.quantize(palette=palette, dither=PIL.Image.Dither.NONE) for picture in pictures]
+    pause = round(1000 * seconds / len(pictures))
+    buffer = io.BytesIO()
+    # The still picture comes first and is not part of the animation.
+    pictures[-1].save(
+        buffer,
+        "PNG",
+        save_all=True,
+        default_image=True,
+        append_images=pictures,
+        duration=[pause] * (len(pictures) - 1) + [max(pause, 1000)],
+        loop=0,
+        optimize=True,
+    )
+    return buffer.getvalue()
+
+
+def show_losses(
+    histories: dict[str, dict[str, Sequence[float]] | Sequence[float]],
+    terms: Sequence[str] = ("loss",),
+    *,
+    log: bool = True,
+    title: str = "loss against step",
+    height: float = 2.4,
+) -> Figure:
+    """Curves of the loss against the step, one panel a term, one curve a history.
+
+    histories: what `training.fit` returns, or a plain sequence with one value a step, by the name that the legend
+        shows.
+    terms: which entries of the histories to draw. log: whether the loss has a logarithmic axis.
+
+    Raises ValueError where no history has one of the terms.
+    """
+    fig, axes = plt.subplots(1, len(terms), figsize=(1.9 * height * len(terms), height), squeeze=False)
+    for axis, term in zip(axes[0], terms, strict=True):
+        for name, history in histories.items():
+            if not isinstance(history, dict):
+                history = {"step": range(1, len(history) + 1), term: history}
+            if term in history:
+                steps = history["step"] if len(history["step"]) == len(history[term]) else range(len(history[term]))
+                axis.plot(steps, history[term], label=name, linewidth=1.2)
+        if not axis.lines:
+            raise ValueError(f"histories have no term {term!r}; they have {', '.join(map(str, history))}")
+        axis.set(xlabel="step", title=title if term == "loss" else term, yscale="log" if log else "linear")
+    if len(histories) > 1:
+        axes[0, 0].legend()
+    return fig
 
 
 def _opaque_png(buffer: io.BytesIO) -> bytes:

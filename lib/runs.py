@@ -86,7 +86,8 @@ def chapter_title(path: Path) -> str:
 def chapter_settings(path: Path) -> dict[str, dict]:
     """The settings of a chapter by profile, read from its call of `choose_settings` without running the chapter.
 
-    A value that depends on other code of the chapter is None here.
+    Each profile has all settings: those it does not state are the first profile's. A value that depends on other code
+    of the chapter is None here.
     """
 
     def evaluate(node: ast.expr):
@@ -102,11 +103,13 @@ def chapter_settings(path: Path) -> dict[str, dict]:
         for call in ast.walk(ast.parse(source)):
             name = getattr(getattr(call, "func", None), "attr", None)
             if name == "choose_settings":
-                return {
+                stated = {
                     profile.arg: {setting.arg: evaluate(setting.value) for setting in profile.value.keywords}
                     for profile in call.keywords
                     if profile.arg and isinstance(profile.value, ast.Call)
                 }
+                first = next(iter(stated.values()), {})
+                return {profile: first | settings for profile, settings in stated.items()}
     return {}
 
 
@@ -130,7 +133,7 @@ def split_overrides(chapters: list[Path], profile: str, overrides: dict) -> dict
         for name, profiles in known.items()
     }
     if overrides:
-        from lib.training import choose_settings
+        from lib.chapter import choose_settings
 
         for name, profiles in known.items():
             choose_settings(profile, split[name], **profiles)
@@ -195,7 +198,7 @@ class Run:
             raise ValueError(f"{folder} holds no run (no readable run.json); make one with `course run`") from None
 
     def metrics(self, chapter: Chapter) -> dict[str, dict]:
-        """The chapter's numbers with their bands, as `lib.training.Results` left them."""
+        """The chapter's numbers with their bands, as `lib.chapter.Results` left them."""
         try:
             return json.loads((self.folder / chapter.name / "metrics.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):

@@ -1,5 +1,4 @@
-"""What every chapter's run needs: seed, device, settings, the training loop with its checkpoints, and
-results against bands."""
+"""The training loop of the course, with its checkpoints."""
 
 from __future__ import annotations
 
@@ -13,7 +12,6 @@ import warnings
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -21,94 +19,8 @@ from jaxtyping import Int
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from lib.chapter import pick_device, set_seed
 from lib.files import write_atomically
-
-
-def set_seed(seed: int) -> None:
-    """Seed Python, NumPy (its global generator, which other libraries draw from) and PyTorch (all devices)."""
-    random.seed(seed)
-    np.random.seed(seed % 2**32)  # noqa: NPY002
-    torch.manual_seed(seed)
-
-
-def pick_device(device: str = "auto") -> torch.device:
-    """The device to compute on: "auto" takes CUDA where there is one, else the CPU.
-
-    Raises ValueError for a device this machine does not have.
-    """
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        chosen = torch.device(device)
-        torch.empty(0, device=chosen)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f'device={device!r} cannot be used here ({reason}); use "auto" or "cpu"') from None
-    return chosen
-
-
-def choose_settings(profile: str, overrides: dict, **profiles: dict) -> SimpleNamespace:
-    """The settings of one profile, with overrides applied.
-
-    profiles: one dict per profile name, all with the same keys:
-        `choose_settings(profile, overrides, quick=dict(steps=100), full=dict(steps=10_000))`.
-
-    Raises ValueError for an unknown profile or override, or an override of another type.
-    """
-    if profile not in profiles:
-        raise ValueError(f"profile={profile!r} is unknown; use one of {', '.join(map(repr, profiles))}")
-    settings = dict(profiles[profile])
-    for name, value in overrides.items():
-        if name not in settings:
-            raise ValueError(f"overrides has no setting {name!r}; this chapter has {', '.join(settings)}")
-        current = settings[name]
-        if isinstance(current, float) and isinstance(value, int) and not isinstance(value, bool):
-            value = float(value)
-        if current is not None and type(value) is not type(current):
-            kind = type(current).__name__
-            raise ValueError(f"overrides[{name!r}] must be of type {kind}, got {value!r}")
-        settings[name] = value
-    return SimpleNamespace(**settings)
-
-
-class Results:
-    """The numbers of one chapter, each beside the band it was measured to stay in.
-
-    With an `out_dir`, every number is saved at once to `out_dir/metrics.json` as
-    `{name: {"value", "low", "high", "unit", "inside"}}`; without one, nothing is written.
-
-    Raises OSError at once where `out_dir` cannot be written, not after the training.
-    """
-
-    def __init__(self, out_dir: str | Path = "") -> None:
-        self.path = Path(out_dir) / "metrics.json" if str(out_dir) else None
-        self.entries: dict[str, dict] = {}
-        self._save()
-
-    def record(self, name: str, value: float, unit: str = "") -> None:
-        """Keep a number that has no band."""
-        self.entries[name] = {"value": float(value), "low": None, "high": None, "unit": unit, "inside": None}
-        self._save()
-
-    def check(
-        self, name: str, value: float, *, low: float | None = None, high: float | None = None, unit: str = ""
-    ) -> None:
-        """Keep a number, and assert low <= value <= high (an open side is None).
-
-        Raises AssertionError when it lies outside, after saving it.
-        """
-        value = float(value)
-        inside = (low is None or value >= low) and (high is None or value <= high)
-        self.entries[name] = {"value": value, "low": low, "high": high, "unit": unit, "inside": inside}
-        self._save()
-        band = " and ".join(
-            text for text in (f"≥ {low}" if low is not None else "", f"≤ {high}" if high is not None else "") if text
-        )
-        assert inside, f"{name} = {value:.4g}{' ' * bool(unit)}{unit}, expected {band}"
-
-    def _save(self) -> None:
-        if self.path is not None:
-            write_atomically(self.path, json.dumps(self.entries, indent=2))
 
 
 def fit(
@@ -370,30 +282,3 @@ def is_whole(path: str | Path) -> bool:
             return archive.testzip() is None
     except (zipfile.BadZipFile, OSError, EOFError):
         return False
-
-
-def save_weights(path: str | Path, model: nn.Module) -> None:
-    """Write a model's weights as safetensors, atomically."""
-    from safetensors.torch import save
-
-    write_atomically(path, save({name: value.contiguous() for name, value in model.state_dict().items()}))
-
-
-def load_weights(path: str | Path, model: nn.Module) -> None:
-    """Read weights written by `save_weights` into a model of the same shape.
-
-    Raises FileNotFoundError or ValueError, in one line, where the file is missing, damaged or of another model.
-    """
-    from safetensors import SafetensorError
-    from safetensors.torch import load
-
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no weights at {path}; train the chapter's full profile first, or correct the path")
-    try:
-        model.load_state_dict(load(path.read_bytes()))
-    except SafetensorError as error:
-        raise ValueError(f"{path} is not a whole safetensors file ({error}); write it anew") from None
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ValueError(f"{path} holds the weights of another model ({reason})") from None

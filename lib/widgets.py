@@ -8,7 +8,6 @@ tag `nbval-ignore-output`.
 
 from __future__ import annotations
 
-import base64
 import io
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -18,15 +17,15 @@ import matplotlib.pyplot as plt
 import numpy as np
 import plotly.graph_objects as go
 import torch
-from IPython.display import display
 from jaxtyping import Float, Int
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from lib import plots
+from lib import display, plots
 from lib.checks import check_tensor
 
 PLOTLY = "application/vnd.plotly.v1+json"
+WIDGET = "application/vnd.jupyter.widget-view+json"
 # A view's width as a multiple of its height, and the pixels a slider needs below it.
 WIDTH = 1.3
 SLIDER = 70
@@ -48,13 +47,14 @@ def mesh_viewer(
     elevation: float = 15.0,
     height: int = 400,
     alt: str = "a mesh to turn",
+    caption: str = "",
 ) -> None:
     """Show a mesh that the reader can turn, world y up.
 
     verts: (V, 3), or (T, V, 3) for T steps under a slider, which starts at the last.
     colors (V, 3) in [0, 1], or values (V,) painted with `cmap` between `limits`; `points` adds dots. `labels`
     name the T steps. `azimuth` and `elevation`, in degrees, are the first view, as in `plots.shaded_mesh`.
-    `alt` says what is to be seen where the view cannot be drawn.
+    `alt` says what is to be seen where the view cannot be drawn, `caption` stands below it.
 
     Raises ValueError for shapes that do not fit or non-finite vertices.
     """
@@ -88,7 +88,13 @@ def mesh_viewer(
     fig, axis = _canvas(height)
     options = {"colors": colors, "values": values, "cmap": cmap, "limits": limits}
     plots.draw_mesh(axis, steps[-1], faces, azimuth=azimuth, elevation=elevation, size=height, **options)
-    _show(traces, frames, labels, fig, azimuth, elevation, height, alt)
+    if points is not None:
+        low, high = steps[-1].amin(0), steps[-1].amax(0)
+        middle = (low + high) / 2
+        scale = 1.05 * (steps[-1] - middle).norm(dim=-1).max()
+        seen = (points.detach().cpu().float() - middle) @ plots.view_rotation(azimuth, elevation).T / scale
+        axis.scatter(*((seen[:, :2] + 1) / 2 * height - 0.5).T, s=25, color=plots.COLORS[3])
+    _show(traces, frames, labels, fig, azimuth, elevation, height, alt, caption)
 
 
 def point_viewer(
@@ -101,6 +107,7 @@ def point_viewer(
     elevation: float = 15.0,
     height: int = 400,
     alt: str = "clouds of points to turn",
+    caption: str = "",
 ) -> None:
     """Show clouds of points that the reader can turn, world y up.
 
@@ -150,10 +157,10 @@ def point_viewer(
         plots.draw_points(axis, cloud[-1], color=paint, size=size**2, label=name or None, zorder=-i, **view)
     if len(steps) > 1:
         fig.legend(loc="upper left", ncols=len(steps), markerscale=2)
-    _show(traces, frames, labels, fig, azimuth, elevation, height, alt)
+    _show(traces, frames, labels, fig, azimuth, elevation, height, alt, caption)
 
 
-def explore(draw: Callable[..., Figure], alt: str, **controls) -> None:
+def explore(draw: Callable[..., Figure], alt: str, caption: str = "", **controls) -> None:
     """Show `draw(**values)`, a matplotlib figure, under one control per argument, and redraw it as they move.
 
     controls: by argument name, (low, high, start), whole numbers or not, for a slider; a list for a choice,
@@ -178,8 +185,7 @@ def explore(draw: Callable[..., Figure], alt: str, **controls) -> None:
     for widget in widgets.values():
         widget.observe(redraw, names="value")
     box = ipywidgets.VBox([*widgets.values(), picture, messages])
-    bundle, metadata = _bundle(first, alt)
-    display(box._repr_mimebundle_() | bundle, metadata=metadata, raw=True)
+    display.show_png(first, alt, caption, {WIDGET: {"version_major": 2, "version_minor": 0, "model_id": box.model_id}})
 
 
 def _control(name: str, control) -> ipywidgets.Widget:
@@ -203,7 +209,7 @@ def _control(name: str, control) -> ipywidgets.Widget:
     raise TypeError(f"{name} must be (low, high, start), a list, True, False or a widget, got {control!r}; use a tuple")
 
 
-def _show(traces, frames, labels, picture: Figure, azimuth, elevation, height, alt) -> None:
+def _show(traces, frames, labels, picture: Figure, azimuth, elevation, height, alt, caption) -> None:
     """Display plotly traces, with a slider where there are several frames, and the picture beside them."""
     slider = _slider(labels, len(frames)) if len(frames) > 1 else None
     drawn = [*traces, *(trace for frame in frames for trace in frame.data)]
@@ -220,8 +226,7 @@ def _show(traces, frames, labels, picture: Figure, azimuth, elevation, height, a
         sliders=[slider] if slider else None,
     )
     figure = go.Figure([*traces, *unseen], layout, frames if slider else None)
-    bundle, metadata = _bundle(_png(picture), alt)
-    display(bundle | {PLOTLY: json.loads(figure.to_json())}, metadata=metadata, raw=True)
+    display.show_png(_png(picture), alt, caption, {PLOTLY: json.loads(figure.to_json())})
 
 
 def _cube(points: np.ndarray) -> go.Scatter3d:
@@ -284,10 +289,6 @@ def _canvas(height: int) -> tuple[Figure, plt.Axes]:
     """A picture of the size of the view, with one axis all over it."""
     fig = plt.figure(figsize=(WIDTH * height / 100, height / 100), layout="none")
     return fig, fig.add_axes((0.02, 0.02, 0.96, 0.88))
-
-
-def _bundle(png: bytes, alt: str) -> tuple[dict, dict]:
-    return {"text/plain": alt, "image/png": base64.b64encode(png).decode()}, {"image/png": {"alt": alt}}
 
 
 def _png(fig: Figure, **options) -> bytes:

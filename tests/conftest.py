@@ -11,10 +11,12 @@ import pytest
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 
 SETTINGS = """\
-class training:
-    choose_settings = staticmethod(lambda profile, overrides, **profiles: profiles[profile] | overrides)
+class chapter:
+    @staticmethod
+    def choose_settings(profile, overrides, **profiles):
+        return profiles["quick"] | profiles[profile] | overrides
 
-settings = training.choose_settings(profile, overrides, quick=dict(steps=3, rate=0.1), full=dict(steps=30, rate=0.1))"""
+settings = chapter.choose_settings(profile, overrides, quick=dict(steps=3, rate=0.1), full=dict(steps=30, rate=0.1))"""
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from lib import training
+from lib import training, weights
 from lib.geometry.cameras import WeakPerspective
 from lib.geometry.mesh import Mesh, icosphere
 from lib.models.articulated import Articulated, FreeVertices, make_deformation
@@ -115,9 +115,9 @@ def test_training_continues_from_its_checkpoint(tmp_path):
     start = make_model().state_dict()
     assert not torch.equal(whole["deformation.logits"], start["deformation.logits"])
 
-    training.save_weights(tmp_path / "weights.safetensors", make_model(seed=2))
+    weights.save_weights(tmp_path / "weights.safetensors", make_model(seed=2))
     again = make_model(seed=3)
-    training.load_weights(tmp_path / "weights.safetensors", again)
+    weights.load_weights(tmp_path / "weights.safetensors", again)
     torch.testing.assert_close(again.offset_head.weight, make_model(seed=2).offset_head.weight)
 
 

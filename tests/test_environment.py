@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import ast
 import importlib.metadata
+import json
 import re
 import subprocess
 import sys
 import tomllib
+from functools import cache
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -16,7 +19,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-from lib import runs
+from lib import FLOORS, runs
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -26,20 +29,6 @@ TOOLS = {"ipykernel", "jupyterlab", "nbval", "pytest-benchmark", "pytest-xdist",
 # In environment.yml only: no wheel on PyPI fits (see README.md).
 CONDA_ONLY = {"pip", "python", "pytorch3d"}
 CONDA_NAMES = {"pytorch": "torch"}
-
-# The floors of lib, ground first; a module imports only from its own floor or below.
-FLOORS = [
-    {"checks", "files"},
-    {"launch"},
-    {"geometry"},
-    {"rendering"},
-    {"deformation", "losses", "metrics"},
-    {"estimation"},
-    {"datasets", "models"},
-    {"training"},
-    {"plots", "widgets", "exercises"},
-    {"runs", "report", "cli", "course"},
-]
 
 
 def requirements(entries: list[str]) -> dict[str, Requirement]:
@@ -66,6 +55,7 @@ def imports_of(source: str) -> set[str]:
     return modules
 
 
+@cache
 def sources(*folders: str) -> dict[str, str]:
     """Python sources by path; of a notebook, its code cells without IPython's own commands."""
     found = {}
@@ -73,7 +63,7 @@ def sources(*folders: str) -> dict[str, str]:
         for path in sorted((ROOT / folder).rglob("*.py")):
             found[str(path.relative_to(ROOT))] = path.read_text()
         for path in sorted((ROOT / folder).glob("*.ipynb")):
-            cells = yaml.safe_load(path.read_text())["cells"]
+            cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
             code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
             found[str(path.relative_to(ROOT))] = re.sub(r"^[%!].*$", "", "\n".join(code), flags=re.MULTILINE)
     return found
@@ -82,7 +72,8 @@ def sources(*folders: str) -> dict[str, str]:
 def distributions(folders: dict[str, str]) -> set[str]:
     """The packages on PyPI that these sources import."""
     providers = importlib.metadata.packages_distributions()
-    beside = {path.stem for path in (ROOT / "benchmarks").glob("*.py")}  # benchmarks import what lies beside them
+    # Benchmarks and tests import what lies beside them.
+    beside = {path.stem for folder in ("benchmarks", "tests") for path in (ROOT / folder).rglob("*.py")}
     modules = {name.split(".")[0] for source in folders.values() for name in imports_of(source)}
     modules -= set(sys.stdlib_module_names) | {"lib"} | beside
     return {canonicalize_name(providers.get(name, [name])[0]) for name in modules}
@@ -139,19 +130,39 @@ def test_constraints_fit_the_declaration_and_any_machine():
     assert set(NEEDED) | set(FOR_TESTS) <= set(PINNED)
 
 
+def test_every_room_has_a_floor():
+    rooms = {Path(path).with_suffix("").parts[1] for path in sources("lib")} - {"__init__"}
+    assert rooms == {room for rooms in FLOORS for room in rooms}
+
+
 @pytest.mark.parametrize("path, source", sources("lib").items(), ids=sources("lib"))
-def test_rooms_import_downwards(path, source):
-    def floor(module: str) -> int:
-        return next(height for height, rooms in enumerate(FLOORS) if module in rooms)
+def test_rooms_import_from_floors_below(path, source):
+    def floor(room: str) -> int:
+        return next(height for height, rooms in enumerate(FLOORS) if room in rooms)
 
     room = Path(path).with_suffix("").parts[1]
+    rooms = {module.split(".")[1] for module in imports_of(source) if module.startswith("lib.")} - {room, "FLOORS"}
     if room == "__init__":
-        assert imports_of(source) == set()
-        return
-    for module in imports_of(source):
-        package, _, rest = module.partition(".")
-        if package == "lib":
-            assert floor(rest.split(".")[0]) <= floor(room), f"{path} imports {module} from a higher floor"
+        assert rooms == set()
+    for other in rooms:
+        assert floor(other) < floor(room), f"{path} imports from {other}, which is not below {room}"
+
+
+def test_no_file_imports_itself_through_others():
+    """A circle shows where one idea lies in two files."""
+    known = {path.removesuffix(".py").removesuffix("/__init__").replace("/", "."): path for path in sources("lib")}
+    graph = {
+        name: {
+            next((m for m in (module, module.rpartition(".")[0]) if m in known), None)
+            for module in imports_of(sources("lib")[path])
+        }
+        - {None, name, "lib"}
+        for name, path in known.items()
+    }
+    try:
+        tuple(TopologicalSorter(graph).static_order())
+    except CycleError as error:
+        pytest.fail(" → ".join(error.args[1]))
 
 
 @pytest.mark.parametrize("module", ["lib", "lib.cli", "lib.runs", "lib.report"])

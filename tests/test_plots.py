@@ -28,16 +28,47 @@ def ball():
     return mesh.verts, mesh.faces
 
 
-def test_a_presented_figure_has_its_text_and_is_closed(monkeypatch):
-    shown = []
-    monkeypatch.setattr("IPython.display.display", shown.append)
+@pytest.fixture
+def shown(monkeypatch):
+    bundles = []
+    monkeypatch.setattr("lib.display.show_bundle", lambda bundle, plain, metadata=None: bundles.append(bundle))
+    return bundles
+
+
+def test_a_presented_figure_has_its_text_and_is_closed(shown):
     fig, axis = plt.subplots(figsize=(3, 2))
     axis.plot([0, 1])
-    plots.present(fig, alt="a line that rises")
-    data, metadata = shown[0]._repr_mimebundle_()
-    assert metadata["image/png"]["alt"] == "a line that rises"
-    assert Image.open(io.BytesIO(base64.b64decode(data["image/png"]))).format == "PNG"
+    plots.present(fig, alt="a line that rises", caption="It rises to **1**.")
+    assert shown[0]["text/plain"] == "a line that rises"
+    assert Image.open(io.BytesIO(base64.b64decode(shown[0]["image/png"]))).format == "PNG"
+    assert shown[1] == {"text/markdown": "*It rises to **1**.*"}
     assert not plt.fignum_exists(fig.number)
+
+
+def test_an_animation_plays_its_frames_and_its_still_picture_is_the_last(shown):
+    frames = [torch.full((3, 8, 10), level) for level in (0.0, 0.5, 1.0)]
+    plots.play(frames, alt="grey becomes white", seconds=0.3)
+    picture = Image.open(io.BytesIO(base64.b64decode(shown[0]["image/png"])))
+    assert picture.is_animated and picture.n_frames == 4 and picture.size == (10, 8)
+    levels = []
+    for i in range(4):
+        picture.seek(i)
+        levels.append(picture.convert("RGB").getpixel((0, 0))[0])
+    assert levels == pytest.approx([255, 0, 128, 255], abs=1)
+    with pytest.raises(ValueError, match="frames must be images of one size and at least one"):
+        plots.play([torch.zeros(3, 8, 8), torch.zeros(3, 8, 9)], alt="two sizes")
+    with pytest.raises(ValueError, match="got none"):
+        plots.play([], alt="nothing")
+
+
+def test_curves_of_losses():
+    histories = {"a": {"step": [10, 20], "loss": [1.0, 0.5], "mask": [0.3, 0.2]}, "b": {"step": [10], "loss": [2.0]}}
+    fig = plots.show_losses(histories, terms=("loss", "mask"))
+    assert [len(axis.lines) for axis in fig.axes] == [2, 1]
+    assert fig.axes[0].get_yscale() == "log" and fig.axes[0].get_xlabel() == "step"
+    assert plots.show_losses({"plain": [3.0, 2.0, 1.0]}).axes[0].lines[0].get_xdata().tolist() == [1, 2, 3]
+    with pytest.raises(ValueError, match="histories have no term 'depth'; they have step, loss"):
+        plots.show_losses(histories, terms=("depth",))
 
 
 @pytest.mark.parametrize(

@@ -58,14 +58,14 @@ def test_title_and_settings_are_read_without_running(course):
     assert runs.chapter_title(path) == "The chapter 01_points"
     assert runs.chapter_settings(path)["full"] == {"steps": 30, "rate": 0.1}
     computed = (
-        "choices = 3\ntraining.choose_settings(profile, overrides, quick=dict(a=[2**i for i in range(3)], b=choices))"
+        "choices = 3\nchapter.choose_settings(profile, overrides, quick=dict(a=[2**i for i in range(3)], b=choices))"
     )
     path = course("02_meshes", settings=computed)
     assert runs.chapter_settings(path) == {"quick": {"a": [1, 2, 4], "b": None}}
 
 
 def test_overrides_go_to_the_chapters_that_know_them(course):
-    settings = "from lib import training\ntraining.choose_settings(profile, overrides, quick=dict(depth=2))"
+    settings = "from lib import chapter\nchapter.choose_settings(profile, overrides, quick=dict(depth=2))"
     paths = [course("01_points"), course("02_meshes", settings=settings)]
     split = runs.split_overrides(paths, "quick", {"steps": 5, "depth": 1})
     assert split == {"01_points": {"steps": 5}, "02_meshes": {"depth": 1}}

@@ -1,138 +1,278 @@
-"""Seed, device, settings and results; the loop is in test_training_loop.py."""
-
 from __future__ import annotations
 
-import errno
 import json
 import os
-import random
+import signal
+import subprocess
+import sys
+import textwrap
+import time
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
-from lib import files, training
+from lib import chapter, training, weights
 
-
-def test_a_seed_repeats_every_random_number():
-    def draw():
-        return random.random(), np.random.rand(), torch.rand(1).item()  # noqa: NPY002
-
-    training.set_seed(5)
-    first = draw()
-    training.set_seed(5)
-    assert draw() == first
-    training.set_seed(6)
-    assert not set(draw()) & set(first)
+SAMPLES = 24
 
 
-def test_devices():
-    assert training.pick_device() == training.pick_device("auto")
-    assert training.pick_device("cpu") == torch.device("cpu")
-    with pytest.raises(ValueError, match=r"^device='abacus' cannot be used here \(.*\); use \"auto\" or \"cpu\"$"):
-        training.pick_device("abacus")
-    with pytest.raises(ValueError, match="device='cuda:99' cannot be used here"):
-        training.pick_device("cuda:99")
+class Tiny(nn.Module):
+    """With batch norm (buffers) and dropout (random numbers in the forward pass)."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(3, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.3), nn.Linear(8, 1))
+
+    def forward(self, x):
+        return self.body(x)
 
 
-QUICK = dict(steps=10, rate=0.1, layers=(8, 8), name="small", limit=None)
-FULL = dict(steps=1000, rate=0.01, layers=(64, 64), name="large", limit=3)
+def loss_fn(model, batch, step):
+    noise = 0.1 * torch.randn_like(batch["x"]) * np.random.rand()  # noqa: NPY002
+    error = (model(batch["x"] + noise) - batch["y"]).square().mean()
+    return {"loss": error, "root": error.detach().sqrt()}
 
 
-def choose(profile="quick", **overrides):
-    return vars(training.choose_settings(profile, overrides, quick=QUICK, full=FULL))
+def make_data():
+    generator = torch.Generator().manual_seed(3)
+    x = torch.randn(SAMPLES, 3, generator=generator)
+    return {"x": x, "y": x.sum(1, keepdim=True)}
 
 
-def test_a_profile_with_overrides():
-    assert choose("full") == FULL
-    assert choose(steps=3, limit="any type where it was None") == QUICK | {
-        "steps": 3,
-        "limit": "any type where it was None",
-    }
-    # A whole number will do for a float, and becomes one.
-    assert choose(rate=1)["rate"] == 1.0 and isinstance(choose(rate=1)["rate"], float)
-    assert QUICK["steps"] == 10
+def train(out_dir="", steps=40, loss=loss_fn, **options):
+    chapter.set_seed(1)
+    model = Tiny()
+    options = {"batch_size": 5, "lr": 1e-2, "device": "cpu", "checkpoint_every": 7, "log_every": 3, **options}
+    history = training.fit(model, loss, make_data(), steps=steps, out_dir=out_dir, **options)
+    return model, history
 
 
-@pytest.mark.parametrize(
-    "profile, overrides, message",
-    [
-        ("medium", {}, "profile='medium' is unknown; use one of 'quick', 'full'"),
-        ("quick", {"step": 3}, "overrides has no setting 'step'; this chapter has steps, rate, layers, name, limit"),
-        ("quick", {"steps": 3.0}, r"overrides\['steps'\] must be of type int, got 3.0"),
-        ("quick", {"steps": True}, r"overrides\['steps'\] must be of type int, got True"),
-        ("quick", {"rate": "0.1"}, r"overrides\['rate'\] must be of type float, got '0.1'"),
-        ("quick", {"layers": [8]}, r"overrides\['layers'\] must be of type tuple, got \[8\]"),
-    ],
-)
-def test_wrong_settings_are_named(profile, overrides, message):
-    with pytest.raises(ValueError, match=f"^{message}$"):
-        choose(profile, **overrides)
+def same(model, other):
+    return all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), other.state_dict().values(), strict=True))
 
 
-def test_results_are_saved_at_once(tmp_path):
-    results = training.Results(tmp_path / "new" / "folder")
-
-    def saved():
-        return json.loads((tmp_path / "new" / "folder" / "metrics.json").read_text())
-
-    assert saved() == {}
-    results.record("points", torch.tensor(2000))
-    results.check("iou", 0.9, low=0.85, high=1.0)
-    assert saved()["points"] == {"value": 2000.0, "low": None, "high": None, "unit": "", "inside": None}
-    assert saved()["iou"] == {"value": 0.9, "low": 0.85, "high": 1.0, "unit": "", "inside": True}
-    with pytest.raises(AssertionError, match=r"^error = 12.35 degrees, expected ≤ 10$"):
-        results.check("error", 12.3456, high=10, unit="degrees")
-    assert saved()["error"]["inside"] is False and "iou" in saved()
+class Stop(Exception):
+    pass
 
 
-@pytest.mark.parametrize("value", [0.84, 1.01, float("nan")])
-def test_a_number_outside_its_band_is_an_error(value):
-    with pytest.raises(AssertionError, match=r"expected ≥ 0.85 and ≤ 1"):
-        training.Results().check("iou", value, low=0.85, high=1)
+def stop_at(step_to_stop):
+    def loss(model, batch, step):
+        if step == step_to_stop:
+            raise Stop
+        return loss_fn(model, batch, step)
+
+    return loss
 
 
-def test_bands_include_their_ends_and_may_be_open():
-    results = training.Results()
-    results.check("a", 0.85, low=0.85)
-    results.check("b", 0.85, high=0.85)
-    assert results.path is None and results.entries["a"]["inside"]
+def test_learns_and_records():
+    model, history = train(steps=300)
+    assert history["loss"][-1] < 0.5 * history["loss"][0]
+    assert set(history) == {"step", "loss", "root"}
+    assert len(history["loss"]) == len(history["step"]) == 100 and history["step"][-1] == 300
+    assert not model.training
 
 
-def test_results_that_cannot_be_written_are_refused_at_once(tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(OSError, match=r"cannot write .*file/metrics.json .*choose another out_dir"):
-        training.Results(tmp_path / "file")
+def test_the_same_seed_gives_the_same_weights_whatever_was_drawn_before():
+    first, _ = train()
+    torch.rand(5)
+    again, _ = train()
+    other, _ = train(seed=1)
+    assert same(first, again) and not same(first, other)
 
 
-def test_a_full_disk_leaves_the_old_file_whole(tmp_path, monkeypatch):
-    path = tmp_path / "metrics.json"
-    files.write_atomically(path, "old")
-
-    def full(handle):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match=r"cannot write .*metrics.json \(No space left on device\); free space") as caught:
-        files.write_atomically(path, "new")
-    assert caught.value.errno == errno.ENOSPC
-    assert path.read_text() == "old" and os.listdir(tmp_path) == ["metrics.json"]
+@pytest.mark.parametrize("stopped_at", [3, 7, 25])
+def test_a_stopped_run_goes_on_to_the_same_weights(tmp_path, stopped_at):
+    unbroken, history = train()
+    with pytest.raises(Stop):
+        train(tmp_path, loss=stop_at(stopped_at))
+    torch.rand(11)
+    resumed, resumed_history = train(tmp_path)
+    assert same(unbroken, resumed)
+    assert history == resumed_history
 
 
-def test_ctrl_c_while_writing_leaves_the_old_file_whole(tmp_path, monkeypatch):
-    path = tmp_path / "metrics.json"
-    files.write_atomically(path, "old")
+def test_a_schedule_and_an_optimizer_are_resumed_too(tmp_path):
+    def run(out_dir, loss=loss_fn):
+        chapter.set_seed(1)
+        model = Tiny()
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+        seen = []
 
-    def interrupt(*_):
-        raise KeyboardInterrupt
+        def watched(model, batch, step):
+            seen.append(optimizer.param_groups[0]["lr"])
+            return loss(model, batch, step)
 
-    monkeypatch.setattr(os, "replace", interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        files.write_atomically(path, b"new")
-    assert path.read_text() == "old" and os.listdir(tmp_path) == ["metrics.json"]
+        training.fit(
+            model,
+            watched,
+            make_data(),
+            steps=20,
+            batch_size=4,
+            optimizer=optimizer,
+            schedule=lambda step: 1 - step / 20,
+            device="cpu",
+            out_dir=out_dir,
+            checkpoint_every=5,
+        )
+        return model, seen
+
+    unbroken, rates = run("")
+    assert rates == pytest.approx([1e-2 * (1 - step / 20) for step in range(20)])
+    with pytest.raises(Stop):
+        run(tmp_path, stop_at(13))
+    resumed, rates_after = run(tmp_path)
+    assert same(unbroken, resumed)
+    assert rates_after == pytest.approx(rates[10:])
 
 
-def test_files_may_be_read_by_whom_the_system_lets(tmp_path):
-    files.write_atomically(tmp_path / "atomic", "")
-    (tmp_path / "plain").write_text("")
-    assert (tmp_path / "atomic").stat().st_mode == (tmp_path / "plain").stat().st_mode
+def test_a_finished_run_is_read_not_repeated(tmp_path):
+    model, history = train(tmp_path)
+    again, history_again = train(tmp_path, loss=stop_at(0))
+    assert same(model, again) and history == history_again
+
+
+def test_a_finished_run_can_be_prolonged(tmp_path):
+    unbroken, _ = train(steps=60)
+    train(tmp_path, steps=40)
+    longer, _ = train(tmp_path, steps=60)
+    assert same(unbroken, longer)
+
+
+def test_a_killed_process_goes_on_to_the_same_weights(tmp_path):
+    script = textwrap.dedent(f"""
+        import sys, time
+        sys.path[:0] = {sys.path!r}
+        import test_training as here
+
+        def slow(model, batch, step):
+            time.sleep(0.02)
+            return here.loss_fn(model, batch, step)
+
+        here.train({str(tmp_path)!r}, steps=1000, loss=slow, checkpoint_every=2)
+    """)
+    process = subprocess.Popen([sys.executable, "-c", script], env={**os.environ, "OMP_NUM_THREADS": "1"})
+    newest = tmp_path / "model.checkpoint"
+    while not (newest.exists() and (tmp_path / "model.previous").exists()):
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    state = training.Checkpoint(tmp_path, "model", {}).load()
+    assert 0 < state["step"] < 1000
+    steps = state["step"] + 9
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    unbroken, _ = train(steps=steps)
+    resumed, _ = train(tmp_path, steps=steps)
+    torch.set_num_threads(threads)
+    assert same(unbroken, resumed)
+
+
+def test_time_can_run_out_and_the_run_goes_on(tmp_path):
+    unbroken, _ = train()
+    _, history = train(tmp_path, max_seconds=0.0)
+    assert history["step"] == []
+    resumed, _ = train(tmp_path)
+    assert same(unbroken, resumed)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "altered", "empty"])
+def test_a_damaged_checkpoint_is_never_taken_as_whole(tmp_path, damage):
+    unbroken, _ = train()
+    with pytest.raises(Stop):
+        train(tmp_path, loss=stop_at(25))
+    newest, previous = tmp_path / "model.checkpoint", tmp_path / "model.previous"
+    content = bytearray(newest.read_bytes())
+    if damage == "altered":
+        content[len(content) // 2] ^= 255
+    newest.write_bytes(content[: {"truncated": len(content) // 2, "empty": 0}.get(damage, len(content))])
+    with pytest.warns(UserWarning, match="damaged"):
+        resumed, _ = train(tmp_path)
+    assert same(unbroken, resumed)
+
+    for path in (newest, previous):
+        path.write_bytes(path.read_bytes()[:-10])
+    with pytest.warns(UserWarning), pytest.raises(ValueError, match=r"no other checkpoint is whole; delete it"):
+        train(tmp_path)
+
+
+def test_the_checkpoint_of_another_run_is_refused(tmp_path):
+    train(tmp_path)
+    with pytest.raises(ValueError, match=r"a run with seed=0, this one has 1; choose another out_dir"):
+        train(tmp_path, seed=1)
+    with pytest.raises(ValueError, match="of another model") as error:
+        training.fit(
+            nn.Linear(3, 1), loss_fn, make_data(), steps=1, batch_size=5, lr=1e-2, device="cpu", out_dir=tmp_path
+        )
+    assert "\n" not in str(error.value)
+
+
+def test_two_runs_share_a_folder(tmp_path):
+    train(tmp_path, name="one")
+    train(tmp_path, name="two", seed=1)
+    assert {path.name for path in tmp_path.iterdir()} >= {"one.checkpoint", "two.checkpoint"}
+
+
+def test_progress_is_written_for_headless_runs(tmp_path, capfd):
+    train(tmp_path)
+    report = json.loads((tmp_path / "model.progress.json").read_text())
+    assert report["step"] == report["steps"] == 40 and report["seconds_left"] == 0
+    assert capfd.readouterr() == ("", "")
+
+
+def test_nothing_is_written_without_a_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    train()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_loss_that_is_not_finite_stops_the_run():
+    def broken(model, batch, step):
+        return {"loss": loss_fn(model, batch, step)["loss"] * float("nan")}
+
+    with pytest.raises(FloatingPointError, match="lower the learning rate"):
+        train(loss=broken)
+
+
+def test_every_epoch_is_a_permutation_and_depends_on_the_step_alone():
+    order = [indices.tolist() for indices in training.batch_order(11, 3, seed=5, start=0, stop=9)]
+    for epoch in range(3):
+        seen = {index for indices in order[3 * epoch : 3 * epoch + 3] for index in indices}
+        assert len(seen) == 9
+    assert order[0:3] != order[3:6]
+    assert [indices.tolist() for indices in training.batch_order(11, 3, seed=5, start=4, stop=9)] == order[4:]
+    assert len(next(training.batch_order(2, 3, seed=0, start=0, stop=1))) == 2
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_dataset_is_the_same_as_its_tensors(workers):
+    class Items(torch.utils.data.Dataset):
+        def __len__(self):
+            return SAMPLES
+
+        def __getitem__(self, index):
+            return {name: values[index] for name, values in make_data().items()}
+
+    expected, _ = train(steps=6)
+    chapter.set_seed(1)
+    model = Tiny()
+    training.fit(model, loss_fn, Items(), steps=6, batch_size=5, lr=1e-2, device="cpu", workers=workers)
+    assert same(model, expected)
+
+
+def test_weights_go_to_a_file_and_back(tmp_path):
+    model, _ = train(steps=3)
+    path = tmp_path / "weights.safetensors"
+    weights.save_weights(path, model)
+    other = Tiny()
+    weights.load_weights(path, other)
+    assert same(model, other)
+    with pytest.raises(ValueError, match="another model"):
+        weights.load_weights(path, nn.Linear(3, 1))
+    path.write_bytes(path.read_bytes()[:50])
+    with pytest.raises(ValueError, match="not a whole safetensors file"):
+        weights.load_weights(path, other)
+    with pytest.raises(FileNotFoundError, match="train the chapter"):
+        weights.load_weights(tmp_path / "missing", other)

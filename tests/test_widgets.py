@@ -18,7 +18,7 @@ MOVING = torch.stack([MESH.verts, 2 * MESH.verts, 3 * MESH.verts])
 def shown(monkeypatch):
     """The mime bundles that were displayed."""
     bundles = []
-    monkeypatch.setattr(widgets, "display", lambda bundle, metadata, raw: bundles.append(bundle))
+    monkeypatch.setattr("lib.display.show_bundle", lambda bundle, plain, metadata=None: bundles.append(bundle))
     yield bundles
     assert not plt.get_fignums(), "a figure was left open"
 
