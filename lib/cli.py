@@ -153,6 +153,36 @@ def store(chapters: Annotated[list[str], typer.Argument(help="Such as 04.")]) ->
         console.print(f"{path.name}: {runs.format_seconds(seconds)}, {runs.format_memory(path.stat().st_size)}")
 
 
+@app.command("lint")
+def lint_chapters(
+    chapters: Annotated[list[str] | None, typer.Argument(help="Such as 04; all if none.")] = None,
+    update: Annotated[bool, typer.Option("--update", help="Lower the allowed counts to the present ones.")] = False,
+) -> None:
+    """For authors: count what makes a chapter hard to read, and say where; the tests let the counts only fall."""
+    from lib.course import lint
+
+    limits = lint.read_limits()
+    paths = runs.find_chapters(chapters or [])
+    rising = False
+    for path in paths:
+        name, findings = path.stem, lint.lint_chapter(path)
+        console.print(f"[bold]{name}[/]")
+        for rule, finding in findings.items():
+            limit = limits.get(name, {}).get(rule, finding.count)
+            rising = rising or finding.count > limit
+            allowed = f" [red]({limit} allowed)[/]" if finding.count > limit else ""
+            console.print(f"{finding.count:5} {lint.RULES[rule]}{allowed}")
+            # For all chapters the counts are enough; for the one that an author works on, the places.
+            for place in finding.places if chapters or finding.count > limit else []:
+                console.print(f"[dim]{escape(lint.describe(place))}[/]")
+        if update:
+            limits[name] = lint.lower(findings, limits.get(name))
+    if update:
+        lint.write_limits({name: limits[name] for name in limits if name in {p.stem for p in runs.all_chapters()}})
+        console.print(f"written to {_short(lint.LIMITS)}")
+    sys.exit(1 if rising else 0)
+
+
 def parse_setting(text: str) -> tuple[str, object]:
     """ "steps=100" → ("steps", 100): a Python literal, true or false, or else a string.
 

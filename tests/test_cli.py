@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from lib import cli, runs
+from lib.course import lint
 
 
 @pytest.fixture
@@ -89,6 +90,23 @@ def test_store(course, command):
     course("01_points", "1 / 0")
     code, printed = command("store", "1")
     assert code == 2 and "01_points.ipynb is left as it was: ZeroDivisionError: division by zero" in printed
+
+
+def test_lint_counts_and_lowers_what_is_allowed(course, command, monkeypatch, tmp_path):
+    monkeypatch.setattr(lint, "LIMITS", tmp_path / "lint.json")
+    course("01_points", "pass\n" * 17)
+    code, printed = command("lint")
+    assert code == 0 and re.search(r"^ +1 code cells over 16 visible lines$", printed, re.MULTILINE)
+    assert "17 lines: pass" not in printed and not lint.LIMITS.exists()
+    code, printed = command("lint", "1", "--update")
+    assert code == 0 and "  [3] 17 lines: pass pass" in printed
+    assert lint.read_limits()["01_points"]["long cells"] == 1
+    course("01_points", "x = '" + "x" * 96 + "'")
+    code, printed = command("lint", "--update")
+    assert code == 1 and "3 visible code lines over 96 characters (2 allowed)\n" in printed
+    assert "  [3] 102 characters: x = 'xxx" in printed
+    assert lint.read_limits()["01_points"]["long cells"] == 0, "lowered"
+    assert lint.read_limits()["01_points"]["long lines"] == 2, "never raised"
 
 
 def test_doctor_says_what_is_here_and_what_to_do_about_the_rest(command, monkeypatch, tmp_path):

@@ -69,13 +69,15 @@ def counts(findings: Mapping[str, Finding]) -> dict[str, int]:
     return {rule: finding.count for rule, finding in findings.items()}
 
 
-def read_limits(path: Path = LIMITS) -> dict[str, dict[str, int]]:
-    """Read the allowed counts: chapter → rule → number. An absent file allows nothing yet."""
+def read_limits(path: Path | None = None) -> dict[str, dict[str, int]]:
+    """Read the allowed counts, chapter → rule → number, from `path` or LIMITS. An absent file holds none."""
+    path = path or LIMITS
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
-def write_limits(limits: Mapping[str, Mapping[str, int]], path: Path = LIMITS) -> None:
+def write_limits(limits: Mapping[str, Mapping[str, int]], path: Path | None = None) -> None:
     """Write the allowed counts, one a line, so that two chapters' changes merge without a conflict."""
+    path = path or LIMITS
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(limits, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
