@@ -298,18 +298,29 @@ def _words_too_many(cells: list[dict]) -> Finding:
 # Exercises
 
 
+HEADING = re.compile(r"^###? (\d+\.(?:\d+|[A-Z])) · ", re.MULTILINE)
+CHECK = re.compile(r"""\bcheck\(\s*["'](\d+\.(?:\d+|[A-Z]))\b""")
+
+
 def _unchecked_exercises(chapter: str, cells: list[dict], solutions: list[dict]) -> Iterator[Place]:
-    """Find exercises "4.2" of chapter 4 for which nobody calls `check("4.2…", …)`."""
-    number = int(chapter.split("_")[0]) if chapter.split("_")[0].isdigit() else chapter
+    """Find exercises for which nobody calls `check("4.2", …)`, in the chapter and in its solutions.
+
+    In a chapter they are the numbered items below its heading "Exercises", in the solutions headings "## 4.2 · Title".
+    """
     code = "\n".join(cell["source"] for cell in [*cells, *solutions] if cell["cell_type"] == "code")
-    checked = set(re.findall(r"""\bcheck\(\s*["'](\d+\.\d+)\b""", code))
+    done = set(CHECK.findall(code))
     inside = False
     for i, text in _markdown(cells):
         for line in text.splitlines():
             if re.match(r"##? ", line):
                 inside = "exercise" in line.lower()
-            item = re.match(r"(?:#+ +|\*\*)?(?:Exercise +)?(?:(\d+)\. |(\d+\.\d+)\b)\S*", line)
-            if inside and item and not re.match(r"##? ", line):
-                name = item[2] or f"{number}.{item[1]}"
-                if name not in checked:
-                    yield Place(i, f"{name}: {_start(line)}")
+            item = re.match(r"(?:\*\*)?(\d+)\. ", line)
+            name = f"{chapter.split('_')[0].lstrip('0')}.{item[1]}" if inside and item else None
+            if name and name not in done:
+                done.add(name)
+                yield Place(i, f"{name}: {_start(line)}")
+    for i, text in _markdown(solutions):
+        for heading in HEADING.finditer(text):
+            if heading[1] not in done:
+                done.add(heading[1])
+                yield Place(i, f"{heading[1]}, in the solutions: {_start(text[heading.start() :])}")

@@ -154,15 +154,19 @@ def test_only_the_main_line_has_a_limit_of_words(found):
 
 
 def test_exercises_need_a_check_in_the_chapter_or_beside_it(found):
-    exercises = new_markdown_cell(
-        "## 4.9 Exercises\n\n1. **Sign.** Do it.\n2. Try it.\n   1. inner\n\n### 4.3 More\n\nText."
-    )
+    exercises = new_markdown_cell("## 4.9 Exercises\n\n1. **Sign.** Do it.\n2. Try it.\n   1. inner")
     after = new_markdown_cell("## 4.10 What was built\n\n1. no exercise")
-    finding = found(exercises, after)["no check"]
-    assert [place.text.split(":")[0] for place in finding.places] == ["4.1", "4.2", "4.3"]
-    here, beside = new_code_cell('check("4.1", area)'), new_code_cell("exercises.check('4.2 ramp', ramp)")
-    finding = found(exercises, here, after, solutions=[beside])["no check"]
-    assert [place.text.split(":")[0] for place in finding.places] == ["4.3"]
+    beside = [new_markdown_cell("## 4.2 · Ramp"), new_markdown_cell("## Your turn\n\n### 4.A · Guess")]
+
+    def names(*cells, solutions=()):
+        finding = found(exercises, after, *cells, solutions=solutions)["no check"]
+        return [place.text[:3] for place in finding.places]
+
+    assert names() == ["4.1", "4.2"]
+    assert names(solutions=beside) == ["4.1", "4.2", "4.A"]
+    assert names(new_code_cell('check("4.1", area)'), solutions=beside) == ["4.2", "4.A"]
+    checks = [new_code_cell("exercises.check('4.2', ramp)"), new_code_cell('check("4.A", answer)')]
+    assert names(solutions=beside + checks) == ["4.1"]
 
 
 def test_counts_that_differ_from_the_limits_are_told_with_the_remedy(found):
