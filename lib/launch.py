@@ -54,25 +54,30 @@ class Kernels:
     A kernel's first two arguments are given by `launch`: its items are `first`, `first + step`, and so on; on the CPU
     in an order that nothing may depend on. Warp reads the annotations at run time: the file that has the kernels must
     not postpone them.
+
+    constants: further arguments of the function that writes the kernels, such as `lanes=8`; families with other
+        constants are other modules.
     """
 
-    def __init__(self, write: Callable[..., dict[str, Any]]):
-        self._write = write
-        self._written = functools.cache(self._written)
+    def __init__(self, write: Callable[..., dict[str, Any]], **constants: int):
+        self._write, self._constants = write, constants
+        self.written = functools.cache(self._written)
         self._loaded = functools.cache(self._loaded)
 
     def _written(self, dtype: torch.dtype) -> dict[str, Any]:
+        """The kernels and functions by name, not yet compiled."""
         double = dtype == torch.float64
         types = (wp.float64, wp.vec2d, wp.vec3d) if double else (wp.float32, wp.vec2f, wp.vec3f)
-        module = wp.get_module(f"{self._write.__module__}.{self._write.__name__}.{types[0].__name__}")
+        parts = [self._write.__module__, self._write.__name__, types[0].__name__]
+        module = wp.get_module(".".join(parts + [f"{name}{value}" for name, value in self._constants.items()]))
         # Of a loop the CPU's compiler makes vector instructions, of Warp's unrolled copies of its body it does not.
         wp.set_module_options({"enable_backward": False, "max_unroll": 4}, module=module)
-        return self._write(functools.partial(wp.kernel, module=module), *types)
+        return self._write(functools.partial(wp.kernel, module=module), *types, **self._constants)
 
     def _loaded(self, dtype: torch.dtype, device: torch.device) -> dict[str, Any]:
         """The kernels, compiled (or taken from Warp's cache) for this device."""
         with _lock:
-            kernels = self._written(dtype)
+            kernels = self.written(dtype)
             module = next(value.module for value in kernels.values() if isinstance(value, wp.Kernel))
             # The size of a block is part of the cache's key, and launches use these.
             module.load(wp.device_from_torch(device), 1 if device.type == "cpu" else 256)

@@ -74,6 +74,23 @@ def test_fragment_gradients(backend: str, perspective: bool) -> None:
     assert torch.autograd.gradcheck(fragments, verts)
 
 
+@pytest.mark.parametrize("perspective", [False, True])
+def test_depth_weights_and_distance_pull_together(perspective: bool) -> None:
+    """One loss of all three, on faces many pixels wide: the gradient is the sum of theirs."""
+    verts, faces = ball(3, images=2, subdivisions=0, dtype=torch.float64)
+    verts = in_perspective(verts) if perspective else verts
+
+    def gradient(backend: str, chosen: str) -> Tensor:
+        points = verts.clone().requires_grad_()
+        seen = rendering.rasterize(points, faces, (24, 40), perspective, backend=backend)
+        parts = [getattr(seen, name)[seen.mask].sin().sum() for name in chosen.split()]
+        return torch.autograd.grad(sum(parts), points)[0]
+
+    together = gradient("kernels", "depth barycentrics distance")
+    assert torch.allclose(together, gradient("reference", "depth barycentrics distance"))
+    assert torch.allclose(together, sum(gradient("kernels", one) for one in ("depth", "barycentrics", "distance")))
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_gradients_of_shading_texture_and_flow(backend: str) -> None:
     verts, faces = ball(1, images=1, subdivisions=0, dtype=torch.float64)
