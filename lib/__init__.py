@@ -5,7 +5,7 @@ other without circles.
 """
 
 FLOORS = (
-    ("checks", "files", "display", "launch"),
+    ("checks", "files", "display", "launch", "remembered"),
     ("geometry",),
     ("rendering",),
     ("deformation", "metrics"),
