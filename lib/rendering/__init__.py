@@ -1,11 +1,11 @@
 """The renderer: one interface, three back ends.
 
-Vertices come already projected: x, y in the image plane ([-1, 1]², x right, y down), z the depth (larger is
-farther); the renderer knows no camera. `backend` is "reference" (plain PyTorch, to read), "kernels" (Warp, on the
-CPU and on CUDA), "pytorch3d" (where that is installed), or "auto": kernels.
+The vertices are already projected: x, y in the image plane ([-1, 1]², x right, y down), z the depth (larger is
+farther). The renderer knows no camera. `backend` is "reference" (plain PyTorch, to read), "kernels" (Warp, on the
+CPU and on CUDA), "pytorch3d" (if it is installed), or "auto": kernels.
 
 Distances (`sigma`, `Fragments.distance`) are measured in units of half the image's shorter side, so that a blur
-is round in pixels also where the image is not square.
+is round in pixels even if the image is not square.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ BACKENDS = ("auto", "reference", "kernels", "pytorch3d")
 
 @dataclass
 class Fragments:
-    """What each pixel sees.
+    """The fragments of a picture: the nearest face at each pixel, and where on this face the pixel lies.
 
     face: (B, H, W) int64, the nearest face, −1 on the background.
     depth: (B, H, W), infinite on the background.
     barycentrics: (B, H, W, 3), the weights of the face's corners, zero on the background.
-    distance: (B, H, W), the signed squared distance to that face's border, negative inside (so everywhere on
-        the object), infinite on the background.
+    distance: (B, H, W), the signed squared distance to that face's border: negative inside, hence at every pixel
+        of the object, and infinite on the background.
 
     All but `face` are differentiable in the vertices.
     """
@@ -44,7 +44,7 @@ class Fragments:
 
     @property
     def mask(self) -> Bool[Tensor, "B H W"]:
-        """Where there is an object."""
+        """The mask of the object: True where a face covers the pixel."""
         return self.face >= 0
 
 
@@ -56,10 +56,10 @@ def rasterize(
     *,
     backend: str = "auto",
 ) -> Fragments:
-    """The nearest face at each pixel's centre, by z-buffer.
+    """Find the nearest face at each pixel's centre, by z-buffer.
 
     image_size: H = W, or (H, W). With `perspective` (vertices of a pinhole camera, z the true depth), depth and
-    barycentrics are perspective-correct: linear in space, not on the screen. Triangles of zero area cover nothing.
+    barycentrics are perspective-correct: linear in space, not in the image. Triangles of zero area cover nothing.
 
     Raises TypeError or ValueError for wrong shapes, dtypes or devices, NaN, faces out of range, and, with
     `perspective`, vertices at or behind the camera.
@@ -77,12 +77,12 @@ def silhouette(
     *,
     backend: str = "auto",
 ) -> Float[Tensor, "B H W"]:
-    """The mask of the object, differentiable in the vertices' x and y.
+    """Draw the mask of the object, differentiable in the vertices' x and y.
 
-    gradient "soft": the Soft Rasterizer's mask 1 − Π_f (1 − sigmoid(−d_f / σ)), the product over all faces, d_f the
-        signed squared distance (Liu et al., ICCV 2019).
-    gradient "nmr": the hard mask, 0 or 1, with the Neural Mesh Renderer's gradient: the step at a face's border
-        counts as a linear ramp, outside and inside (Kato et al., CVPR 2018).
+    gradient "soft": the Soft Rasterizer's mask α = 1 − Π_j (1 − sigmoid(−d_j / σ)), the product over all faces j,
+        d_j the signed squared distance to the border of face j (Liu et al., ICCV 2019).
+    gradient "nmr": the hard mask, 0 or 1, with the Neural Mesh Renderer's gradient, which treats the step at a
+        face's border as a linear ramp, outside and inside (Kato et al., CVPR 2018).
 
     An object wholly outside the image gives an empty mask and zero gradient. Raises as `rasterize` does, and
     ValueError for sigma <= 0.
@@ -108,14 +108,14 @@ def depth(
     *,
     backend: str = "auto",
 ) -> Float[Tensor, "B H W"]:
-    """The depth map, infinite on the background; arguments and errors as `rasterize`."""
+    """Draw the depth map, infinite on the background. Arguments and errors are those of `rasterize`."""
     return rasterize(verts, faces, image_size, perspective, backend=backend).depth
 
 
 def interpolate(
     attributes: Float[Tensor, "B V C"] | Float[Tensor, "V C"], faces: Int[Tensor, "F 3"], fragments: Fragments
 ) -> Float[Tensor, "B C H W"]:
-    """Attributes of the vertices, spread over the pixels by the barycentrics; zero on the background.
+    """Interpolate attributes of the vertices at each pixel, with the barycentrics as weights; zero on the background.
 
     Differentiable in the attributes, and in the vertices through `fragments`.
     """
@@ -142,7 +142,7 @@ def texture_sample(
     faces: Int[Tensor, "F 3"],
     fragments: Fragments,
 ) -> Float[Tensor, "B C H W"]:
-    """The texture's colour at each pixel, bilinear; zero on the background.
+    """Look up the texture's colour at each pixel, bilinear; zero on the background.
 
     uvs: in [0, 1]², u to the right and v **up** as in OBJ files: (0, 0) is the texture's lower left corner.
     """
@@ -171,14 +171,14 @@ def shade(
     gradient: str = "none",
     backend: str = "auto",
 ) -> Float[Tensor, "B 3 H W"]:
-    """A picture under Lambert's law: colour · (ambient + (1 − ambient) · max(0, n · l)).
+    """Draw a picture under Lambert's law: colour · (ambient + (1 − ambient) · max(0, n · l)).
 
     colors: (B, V, 3) or (V, 3), one per vertex; or, with `uvs`, a texture (B, 3, Ht, Wt) or (3, Ht, Wt).
     light: the direction **towards** the light in the camera's frame (x right, y down, z forward), any length;
         by default above, to the left of, and behind the camera.
     ambient: the share of light that has no direction, in [0, 1]; a number or (B,).
-    normals: (B, V, 3), outward, in the camera's frame. By default those of `verts`: right under weak perspective,
-        where a projected mesh is similar to the mesh; under a pinhole camera pass your own.
+    normals: (B, V, 3), outward, in the camera's frame. By default the normals of `verts`, which are right under weak
+        perspective, where a projected mesh is similar to the mesh. Under a pinhole camera pass your own.
     background: a number, a colour (3,), or an image (B, 3, H, W).
     gradient: "none" lets gradients reach colours, light and normals, and the vertices within each face, but not
         across borders; "nmr" adds the Neural Mesh Renderer's gradient of the borders (see `silhouette`).
@@ -212,11 +212,11 @@ def visible_vertices(
     *,
     backend: str = "auto",
 ) -> Bool[Tensor, "B V"]:
-    """Which vertices are seen: inside the image, with no face in front of them.
+    """Tell for each vertex whether it is seen: inside the image, with no face in front of it.
 
-    Decided at the vertex itself, not at the nearest pixel, so it does not depend on the resolution. A face hides a
-    vertex only where it is nearer by more than a thousandth of the object's depth range (so that duplicated vertices
-    along a texture's seam do not hide each other).
+    The test is made at the vertex itself, not at the nearest pixel, so it does not depend on the resolution. A face
+    hides a vertex only if it is nearer by more than a thousandth of the object's depth range: thus duplicated
+    vertices along a texture's seam do not hide each other.
     """
     verts, faces, size = _check(verts, faces, image_size, perspective)
     verts = verts.detach()
@@ -237,10 +237,10 @@ def flow(
     *,
     backend: str = "auto",
 ) -> tuple[Float[Tensor, "B 2 H W"], Bool[Tensor, "B H W"]]:
-    """The true motion (x, y) of each pixel of the first frame towards the second, in image-plane units.
+    """Compute the true motion (x, y) of each pixel of the first frame towards the second, in image-plane units.
 
-    Returns the flow, zero on the background, and the mask of the first frame's object. What is hidden in the second
-    frame still has its flow.
+    Returns the flow, zero on the background, and the mask of the object in the first frame. A point that is hidden
+    in the second frame still has its flow.
     """
     check_tensor("verts1", verts1, "B V 3", finite=True)
     if verts1.shape != verts0.shape:

@@ -1,14 +1,14 @@
-"""The renderer on PyTorch3D, for those who have it.
+"""The renderer on PyTorch3D, for those who have it installed.
 
-Its frame has x left and y up, so both are negated; in images that are not square its units are ours, half the shorter
-side. Three of its habits matter here (rasterize_meshes_cpu.cpp, version 0.7.9):
+PyTorch3D's frame has x left and y up, so both are negated. Its unit is ours, half the shorter side of the image. Three
+of its habits matter here (rasterize_meshes_cpu.cpp, version 0.7.9):
 
-- It drops a face at a pixel where its depth, extrapolated beyond its border, is negative. On the rim of an object
-  faces stand nearly edge-on and extrapolate steeply, so a blurred silhouette loses faces there (a few pixels, by up to
-  some percent), unless barycentrics are clipped to the face first. So they are clipped, and weak-perspective depths,
-  which may be negative, are shifted in front of the camera.
-- It keeps only the nearest `FACES_PER_PIXEL` faces, where the definition has the product over all.
-- It skips triangles of less than 1e-8 in area, which in our soft silhouette count as the segments they are.
+- PyTorch3D drops a face at a pixel if the face's depth, extrapolated beyond its border, is negative. At the rim of an
+  object faces stand nearly edge-on and extrapolate steeply. A blurred silhouette therefore loses faces there (a few
+  pixels, by some percent at most), unless barycentrics are clipped to the face first. So we clip them, and shift
+  weak-perspective depths, which may be negative, in front of the camera.
+- PyTorch3D keeps only the nearest `FACES_PER_PIXEL` faces; the definition has the product over all.
+- PyTorch3D skips triangles of an area below 1e-8; our soft silhouette counts them as segments.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ except ImportError as error:
         f'backend="pytorch3d" needs PyTorch3D ({error}); install it from environment.yml, or use backend="kernels"'
     ) from None
 
-# PyTorch3D has neither of these two: they are the reference's, on PyTorch3D's z-buffer.
+# PyTorch3D has neither of these two: take the reference's, on PyTorch3D's z-buffer.
 __all__ = ["edge_gradient", "rasterize", "silhouette", "visible_vertices"]
 
 FACES_PER_PIXEL = 50
@@ -52,7 +52,7 @@ def _fragments(
 
 
 def _in_front(verts: Tensor) -> tuple[Tensor, Tensor]:
-    """The vertices with depths of at least 1, and the shift to take off again."""
+    """Shift the vertices to depths of at least 1; return them and the shift, which is to be subtracted afterwards."""
     shift = 1 - verts[..., 2].detach().amin(1)
     zero = torch.zeros_like(shift)
     return verts + torch.stack([zero, zero, shift], -1)[:, None], shift[:, None, None]

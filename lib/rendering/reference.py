@@ -1,6 +1,6 @@
 """The renderer in plain PyTorch, written to be read.
 
-Everything rests on one list: for each face, the pixels of its box. On that list edge functions,
+Everything starts from one list of pairs: each face with each pixel of its bounding box. On that list edge functions,
 barycentrics and distances are ordinary tensor arithmetic, and a scatter puts the result into the image.
 Coordinates are isotropic: pixel (row i, column j) lies at ((2j + 1 − W) / m, (2i + 1 − H) / m), m = min(H, W).
 """
@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-# A face adds less than e^−18 ≈ 1.5e-8 to a pixel whose squared distance exceeds 18 σ: nothing, in float32.
+# A face adds less than e^−18 ≈ 1.5e-8 to a pixel whose squared distance exceeds 18 σ: too little for float32.
 TAIL = 18.0
 
 
@@ -24,9 +24,9 @@ def pixel_centers(size: tuple[int, int], like: Tensor) -> Float[Tensor, "H*W 2"]
 
 
 def face_pixel_pairs(corners: Float[Tensor, "N 3 2"], size: tuple[int, int], radius: float) -> tuple[Tensor, Tensor]:
-    """Every (triangle, pixel) where the pixel lies in the triangle's box grown by `radius`.
+    """List the pairs (triangle, pixel) where the pixel lies in the triangle's bounding box, enlarged by `radius`.
 
-    Returns the triangle's index and the pixel's index (row · W + column), two int64 lists of one length.
+    Returns the triangles' indices and the pixels' indices (row · W + column), two int64 tensors of equal length.
     """
     image = torch.tensor([size[1], size[0]], device=corners.device)
     low = ((corners.detach().amin(1) - radius) * min(size) + image - 1) / 2
@@ -48,7 +48,7 @@ def cross(a: Float[Tensor, "... 2"], b: Float[Tensor, "... 2"]) -> Float[Tensor,
 
 
 def barycentrics(point: Float[Tensor, "N 2"], corners: Float[Tensor, "N 3 2"]) -> Float[Tensor, "N 3"]:
-    """The weights w with Σ w = 1 and Σ w_k corner_k = point: ratios of areas. (−1, −1, −1) where the area is zero."""
+    """The weights w with Σ w = 1 and Σ w_k corner_k = point, ratios of areas; (−1, −1, −1) if the area is zero."""
     a, b, c = (corners - point[:, None]).unbind(1)
     areas = torch.stack([cross(b, c), cross(c, a), cross(a, b)], -1)
     total = cross(b - a, c - a)[:, None]
@@ -69,7 +69,7 @@ def signed_squared_distance(point: Float[Tensor, "N 2"], corners: Float[Tensor, 
 def silhouette(
     verts: Float[Tensor, "B V 3"], faces: Int[Tensor, "F 3"], size: tuple[int, int], sigma: float
 ) -> Float[Tensor, "B H W"]:
-    """1 − Π_f (1 − sigmoid(−d_f / σ)), d_f the signed squared distance to face f (Liu et al., ICCV 2019, eqs. 1, 4)."""
+    """The mask 1 − Π_j (1 − sigmoid(−d_j / σ)), d_j the signed squared distance to face j (Liu et al., eqs. 1, 4)."""
     corners = verts[:, faces, :2].flatten(0, 1)
     triangle, pixel = face_pixel_pairs(corners, size, (TAIL * sigma) ** 0.5)
     distance = signed_squared_distance(pixel_centers(size, verts)[pixel], corners[triangle])
@@ -81,9 +81,10 @@ def silhouette(
 
 
 def pixel_depth(weights: Float[Tensor, "N 3"], z: Float[Tensor, "N 3"], perspective: bool) -> tuple[Tensor, Tensor]:
-    """The depth at a pixel and the barycentrics to interpolate with there.
+    """Return the depth at each pixel, and the barycentrics to interpolate with.
 
-    On the screen 1/z is linear, not z: with `perspective`, weights w become (w/z) / Σ(w/z), and depth 1 / Σ(w/z).
+    In the image 1/z is linear, not z. So with `perspective` the weights w become (w/z) / Σ(w/z), and the depth is
+    1 / Σ(w/z).
     """
     if not perspective:
         return (weights * z).sum(-1), weights
@@ -95,7 +96,7 @@ def pixel_depth(weights: Float[Tensor, "N 3"], z: Float[Tensor, "N 3"], perspect
 def rasterize(
     verts: Float[Tensor, "B V 3"], faces: Int[Tensor, "F 3"], size: tuple[int, int], perspective: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The z-buffer: the nearest face per pixel; then its depth, barycentrics and distance, differentiable."""
+    """Find the nearest face at each pixel (the z-buffer), then its depth, barycentrics and distance, differentiable."""
     pixels = size[0] * size[1]
     triangles = verts[:, faces].flatten(0, 1)
     centers = pixel_centers(size, verts)
@@ -127,7 +128,7 @@ def rasterize(
 def visible_vertices(
     verts: Float[Tensor, "B V 3"], faces: Int[Tensor, "F 3"], tolerance: Float[Tensor, "B"], perspective: bool
 ) -> Bool[Tensor, "B V"]:
-    """Whether no face, other than a vertex's own, passes in front of it: every vertex against every face."""
+    """Tell for each vertex whether no face passes in front of it (its own excepted), by trying all faces."""
     hidden = torch.zeros(verts.shape[:2], dtype=torch.bool, device=verts.device)
     index = torch.arange(verts.shape[1], device=verts.device)
     for image in range(len(verts)):
@@ -143,7 +144,7 @@ def visible_vertices(
 
 
 class EdgeGradient(torch.autograd.Function):
-    """The image unchanged; backward, the Neural Mesh Renderer's gradient for the vertices."""
+    """Pass the image on unchanged; in the backward pass, give the vertices the Neural Mesh Renderer's gradient."""
 
     @staticmethod
     def forward(ctx, image: Tensor, face: Tensor, verts: Tensor, faces: Tensor) -> Tensor:
@@ -171,18 +172,18 @@ def ramp_gradient(
     verts: Float[Tensor, "V 2"],
     faces: Int[Tensor, "F 3"],
 ) -> Float[Tensor, "V"]:
-    """The loss's gradient in the first coordinate of `verts`, the one along the image's lines (Kato et al., eqs. 1–5).
+    """Compute the gradient for the first coordinate of `verts`, along the image's lines (Kato et al., eqs. 1–5).
 
-    Where an edge crosses a line of pixel centres, at `place`, think of the edge sliding along that line. Once it
-    reaches the centre of pixel p, p changes colour: beyond the edge it takes the face's colour, inside the face it
-    takes the colour seen just outside. That jump, divided by the way to go, is the gradient; only jumps that lower the
-    loss count. The ramp is never steeper than half a pixel wide.
+    An edge crosses a line of pixel centres at `place`. Imagine that the edge slides along this line. As soon as it
+    reaches the centre of pixel p, this pixel changes its colour: a pixel outside the face takes the face's colour, a
+    pixel inside takes the colour just outside. This jump, divided by the distance to p, is the gradient. Only jumps
+    that lower the loss count. No distance counts as less than half a pixel.
     """
     count, length = face.shape
     pitch = 2 / min(face.shape)
     start, end, opposite = (verts[faces.roll(-k, 1).T].flatten(0, 1) for k in range(3))
 
-    # Each edge × each line between its ends.
+    # Pair each edge with each line between its ends.
     low = (torch.minimum(start, end)[:, 1] / pitch + (count - 1) / 2).ceil().clamp(0, count).long()
     high = (torch.maximum(start, end)[:, 1] / pitch + (count - 1) / 2).ceil().clamp(0, count).long()
     edge = torch.repeat_interleave(torch.arange(len(start), device=verts.device), high - low)
