@@ -2,7 +2,7 @@
 
 World: right-handed, y up; an animal or vehicle looks along +x, its mirror plane is z = 0. Camera frame:
 x right, y down, z forward. Image plane: [-1, 1]², x right, y down. `project` returns the point in the
-image plane and its depth, which is what the renderer takes.
+image plane and its depth, as the renderer takes them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from lib.geometry.rotations import quaternion_to_matrix
 
 
 class _Camera:
-    """What the two cameras share: one batch axis, checks, and moving between devices."""
+    """Base of the two cameras: one batch axis, checks, and moving between devices."""
 
     def _check(self, **shapes: str) -> None:
         parts = {field.name: getattr(self, field.name) for field in fields(self)}
@@ -44,16 +44,16 @@ class _Camera:
         return len(getattr(self, fields(self)[0].name))
 
     def to(self, device: torch.device | torch.dtype | str):
-        """The same camera on another device, or of another floating-point type."""
+        """Move the camera to another device, or convert it to another floating-point type."""
         return type(self)(*(getattr(self, field.name).to(device) for field in fields(self)))
 
 
 @dataclass(frozen=True, eq=False)
 class WeakPerspective(_Camera):
-    """u = s (R X)_xy + t: rotate, drop the depth, scale and shift.
+    """Weak-perspective cameras, u = s (R X)_xy + t: rotate, drop the depth, scale and shift.
 
     scale (B,) in image-plane units per world unit, positive; translation (B, 2) in the image plane;
-    quaternion (B, 4) world → camera, (w, x, y, z), used as if of unit length.
+    quaternion (B, 4) world → camera, (w, x, y, z); only its direction counts, not its length.
 
     Raises ValueError for a scale that is not positive, a zero quaternion or batches of unequal size.
     """
@@ -74,54 +74,54 @@ class WeakPerspective(_Camera):
         return quaternion_to_matrix(self.quaternion)
 
     def project(self, points: Float[Tensor, "B N 3"]) -> Float[Tensor, "B N 3"]:
-        """World points → image-plane x, y and depth s (R X)_z.
+        """Project world points to image-plane x, y and depth s (R X)_z.
 
-        The depth carries the scale, so that a projected mesh is similar to the mesh and its normals are
-        right; its zero is arbitrary, for this camera does not see distance. A batch of one, of points or
-        cameras, is used for all.
+        The depth is scaled too, so that a projected mesh is similar to the mesh and its normals are right.
+        The zero of depth is arbitrary, because this camera does not see distance. A batch of one, of points
+        or cameras, serves for all.
         """
         self._check_points(points)
         shift = torch.nn.functional.pad(self.translation, (0, 1))
         return self.scale[:, None, None] * (points @ self.rotation.mT) + shift[:, None]
 
     def mirror(self) -> WeakPerspective:
-        """The camera of the mirrored image.
+        """Return the camera of the mirrored image.
 
-        Mirroring an image negates x. With F = diag(−1, 1, 1), and M = diag(1, 1, −1) the mirror plane
-        z = 0 of the object,
+        Mirroring an image negates x. Let F = diag(−1, 1, 1), and M = diag(1, 1, −1) the reflection in the
+        object's mirror plane z = 0. Then
 
             F (s R X + t) = s (F R M) (M X) + F t,
 
         so the camera (s, F t, F R M) shows the mirrored object M X in the mirrored image. F R M is again
-        a rotation (two reflections); its quaternion is (y, z, w, x). A point's left/right partner lies,
-        on a symmetric object, at M X: with keypoints exchanged by the left/right permutation, this camera
-        predicts the mirrored image without error. The papers that mirror the object's x axis instead
-        have (w, x, −y, −z).
+        a rotation (two reflections); its quaternion is (y, z, w, x). On a symmetric object the left/right
+        partner of the point X lies at M X. So this camera predicts the mirrored image without error, once
+        the keypoints are exchanged by the left/right permutation. Papers that mirror the object's x axis
+        instead have (w, x, −y, −z).
         """
         flip = self.translation.new_tensor([-1, 1])
         return WeakPerspective(self.scale, self.translation * flip, self.quaternion[:, [2, 3, 0, 1]])
 
     def to_vector(self) -> Float[Tensor, "B 7"]:
-        """[s, t_x, t_y, q_w, q_x, q_y, q_z]."""
+        """Pack the camera into seven numbers [s, t_x, t_y, q_w, q_x, q_y, q_z]."""
         return torch.cat([self.scale[:, None], self.translation, self.quaternion], -1)
 
     @classmethod
     def from_vector(cls, vector: Float[Tensor, "B 7"]) -> WeakPerspective:
-        """The camera of [s, t_x, t_y, q_w, q_x, q_y, q_z]."""
+        """Unpack the camera from seven numbers [s, t_x, t_y, q_w, q_x, q_y, q_z]."""
         check_tensor("vector", vector, "B 7")
         return cls(vector[:, 0], vector[:, 1:3], vector[:, 3:])
 
 
 @dataclass(frozen=True, eq=False)
 class Pinhole(_Camera):
-    """u = f (R X + T)_xy / z with z = (R X + T)_z: rotate, shift, divide by the depth.
+    """Pinhole cameras, u = f (R X + T)_xy / z with z = (R X + T)_z: rotate, shift, divide by the depth.
 
     focal (B,) in image-plane units, positive: f = 1 / tan(half the field of view); rotation (B, 3, 3)
     world → camera; translation (B, 3), the world's origin in the camera frame. The principal point is the
     image's centre.
 
-    Raises ValueError for a focal length that is not positive, a matrix that is no rotation (a reflection,
-    say) or batches of unequal size.
+    Raises ValueError for a focal length that is not positive, a matrix that is no rotation (for example a
+    reflection), or batches of unequal size.
     """
 
     focal: Float[Tensor, "B"]
@@ -139,7 +139,7 @@ class Pinhole(_Camera):
             raise ValueError("rotation is not a rotation matrix; take the nearest with rotations.nearest_rotation")
 
     def project(self, points: Float[Tensor, "B N 3"]) -> Float[Tensor, "B N 3"]:
-        """World points → image-plane x, y and depth z. A batch of one, of points or cameras, is used for all.
+        """Project world points to image-plane x, y and depth z. A batch of one, of points or cameras, serves for all.
 
         Raises ValueError for a point at or behind the camera, which has no image.
         """
@@ -152,19 +152,19 @@ class Pinhole(_Camera):
         return torch.cat([self.focal[:, None, None] * in_camera[..., :2] / depth, depth], -1)
 
     def mirror(self) -> Pinhole:
-        """The camera of the mirrored image: rotation F R M, translation F T (see `WeakPerspective.mirror`)."""
+        """Return the camera of the mirrored image: rotation F R M, translation F T (see `WeakPerspective.mirror`)."""
         flip = self.translation.new_tensor([-1, 1, 1])
         rotation = flip[:, None] * self.rotation * flip.flip(0)
         return Pinhole(self.focal, rotation, self.translation * flip)
 
 
 def _worst(values: Tensor) -> str:
-    """The smallest entry, or nan where there is one."""
+    """The smallest entry, or nan if there is one."""
     return f"{values.min().item():.4g}"
 
 
 def pixels_to_image(pixels: Float[Tensor, "... 2"], image_size: int | tuple[int, int]) -> Float[Tensor, "... 2"]:
-    """Pixel coordinates (column, row), whole numbers at pixel centres, → image plane [-1, 1]².
+    """Convert pixel coordinates (column, row), whole numbers at pixel centres, to the image plane [-1, 1]².
 
     image_size: one side of a square image, or (height, width). Pixel (row i, column j) has its centre at
     ((2j + 1)/W − 1, (2i + 1)/H − 1), as in `grid_sample(align_corners=False)`.
@@ -174,7 +174,7 @@ def pixels_to_image(pixels: Float[Tensor, "... 2"], image_size: int | tuple[int,
 
 
 def image_to_pixels(points: Float[Tensor, "... 2"], image_size: int | tuple[int, int]) -> Float[Tensor, "... 2"]:
-    """Image plane [-1, 1]² → pixel coordinates (column, row): the inverse of `pixels_to_image`."""
+    """Convert the image plane [-1, 1]² to pixel coordinates (column, row): the inverse of `pixels_to_image`."""
     check_tensor("points", points, "... 2")
     return ((points + 1) * _width_height(points, image_size) - 1) / 2
 

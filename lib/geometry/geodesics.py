@@ -20,14 +20,14 @@ def geodesic_distances(
 ) -> Float[Tensor, "S V"]:
     """Distance along the surface from each source vertex to every vertex, in units of verts; no gradient.
 
-    The heat method: let heat flow from the source for a short time t = (mean edge length)², keep only the
-    direction in which it falls, and find the function whose gradient is nearest to these directions:
+    The heat method: let heat h flow from the source for a short time Δt = (mean edge length)², keep only the
+    direction g in which it falls, and find the function d whose gradient is nearest to these directions:
 
-        (M + t L) u = δ,    X = −∇u / |∇u|,    L φ = ∇·X,    distance = φ − φ(source).
+        (B + Δt L) h = δ,    g = −∇h / |∇h|,    L d = ∇·g,    distance = d − d(source),
 
-    Two sparse factorisations serve all sources. Infinite where no path leads. The error is of the order of
-    the mean edge length. Source: Crane, Weischedel & Wardetzky, "Geodesics in heat", 2013, with natural
-    (Neumann) boundaries.
+    with the Laplacian L and the lumped mass B. Two sparse factorisations serve all sources. The distance is
+    infinite if no path leads there. The error is of the order of the mean edge length. Source: Crane, Weischedel
+    & Wardetzky, "Geodesics in heat", 2013, with natural (Neumann) boundaries.
 
     Raises ValueError for an invalid mesh or sources outside of it.
     """
@@ -43,7 +43,7 @@ def geodesic_distances(
 def farthest_points(
     verts: Float[Tensor, "V 3"], faces: Int[Tensor, "F 3"], count: int, start: int = 0
 ) -> Int[Tensor, "count"]:
-    """`count` vertices, each the farthest along the surface from all those before it; the first is `start`.
+    """Choose `count` vertices, each the farthest along the surface from all those before it; the first is `start`.
 
     Source: Eldar et al., "The farthest point strategy", 1997, on geodesic distance.
 
@@ -64,14 +64,14 @@ def farthest_points(
 
 
 def _heat_method(verts: Tensor, faces: Tensor) -> Callable[[np.ndarray], np.ndarray]:
-    """Factorise once; the function returned takes sources (S,) to distances (S, V)."""
+    """Factorise once, and return a function from sources (S,) to distances (S, V)."""
     from scipy.sparse import diags_array
     from scipy.sparse.csgraph import connected_components
 
     points = verts.detach().double().cpu()
     triangles = faces.cpu()
     stiffness = laplacian.to_scipy(laplacian.cotangent_laplacian(points, triangles))
-    # A vertex without faces has no mass; any positive one keeps the system solvable, and heat out.
+    # A vertex without faces has no mass. Any positive mass keeps the system solvable, and no heat gets there.
     mass = laplacian.lumped_mass(points, triangles).numpy()
     mass[mass == 0] = mass.max()
     start, end = mesh.edges(triangles).unbind(1)
@@ -79,7 +79,7 @@ def _heat_method(verts: Tensor, faces: Tensor) -> Callable[[np.ndarray], np.ndar
 
     places = points.numpy()
     flow = laplacian.Factorization((diags_array(mass) + time * stiffness).tocsc(), places)
-    # L has one constant function per piece in its null space: hold one vertex of each piece at zero.
+    # A function that is constant on each piece of the mesh has L d = 0: hold one vertex of each piece at zero.
     _, piece = connected_components(stiffness, directed=False)
     free = np.ones(len(places), dtype=bool)
     free[np.unique(piece, return_index=True)[1]] = False

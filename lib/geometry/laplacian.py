@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def corner_cotangents(verts: Float[Tensor, "... V 3"], faces: Int[Tensor, "F 3"]) -> Float[Tensor, "... F 3"]:
     """Cotangents of the angles at the three corners of each face, cos / sin = ⟨a, b⟩ / |a × b|.
 
-    Leading axes are batches. In a triangle of zero area the sine is taken as the smallest normal number
+    Leading axes are batches. In a triangle of zero area the sine is replaced by the smallest normal number
     of the dtype.
     """
     check_tensor("verts", verts, "... V 3")
@@ -37,31 +37,31 @@ def corner_cotangents(verts: Float[Tensor, "... V 3"], faces: Int[Tensor, "F 3"]
 def cotangent_laplacian(verts: Float[Tensor, "V 3"], faces: Int[Tensor, "F 3"]) -> Float[Tensor, "V V"]:
     """The cotangent Laplacian L, a sparse (V, V) COO matrix; differentiable in verts.
 
-    xᵀ L x is the Dirichlet energy ∫ |∇x|² of the function that is linear on each face and x at the
-    vertices. So L is symmetric, positive semi-definite, and its rows sum to zero:
+    hᵀ L h is the Dirichlet energy ∫ |∇h|² of the function that has the value h_i at vertex i and is linear on
+    each face. So L is symmetric and positive semi-definite, and its rows sum to zero:
 
-        L_ij = −(cot α_ij + cot β_ij) / 2,    L_ii = −Σ_j L_ij,
+        L_ij = −(cot θ_ij + cot θ'_ij) / 2,    L_ii = −Σ_j L_ij,
 
-    with α, β the angles opposite to the edge ij (one of them at a boundary). L is without unit; divide
-    by `lumped_mass` for the Laplace–Beltrami operator. L @ verts is the area gradient, which is
-    2 · mean curvature · normal · mass. Source: Pinkall & Polthier 1993; Meyer et al. 2003.
+    with θ, θ' the two angles opposite the edge ij (a boundary edge has one). L has no unit; divide by
+    `lumped_mass` for the Laplace–Beltrami operator. L @ verts is the gradient of the surface's area, which is
+    2 · mean curvature · mass · normal. Source: Pinkall & Polthier 1993; Meyer et al. 2003.
 
     Raises ValueError for an invalid mesh (see `mesh.validate_mesh`).
     """
     mesh.validate_mesh(verts, faces)
     half = corner_cotangents(verts, faces) / 2
-    # The corner i faces the edge between the two other corners.
+    # Corner i lies opposite the edge between the two other corners.
     return _from_weights(faces.roll(-1, dims=1), faces.roll(-2, dims=1), half, len(verts))
 
 
 def uniform_laplacian(faces: Int[Tensor, "F 3"], num_verts: int, normalized: bool = True) -> Float[Tensor, "V V"]:
-    """The graph Laplacian, a sparse float32 (V, V) COO matrix that knows only who is whose neighbour.
+    """The graph Laplacian, a sparse float32 (V, V) COO matrix, made from the neighbours alone, not their distances.
 
-    normalized: I − D⁻¹ A, vertex minus mean of its neighbours; not symmetric where degrees differ.
-    Otherwise D − A, symmetric and positive semi-definite. Rows sum to zero in both. A vertex without
-    neighbours has a zero row.
+    normalized: each vertex minus the mean of its neighbours, I − D⁻¹ A with the adjacency matrix A and the numbers
+    of neighbours D; not symmetric if these differ. Otherwise D − A, symmetric and positive semi-definite. Rows sum
+    to zero in both. A vertex without neighbours has a zero row.
 
-    Raises ValueError where faces point outside 0 … num_verts − 1.
+    Raises ValueError if faces name a vertex outside 0 … num_verts − 1.
     """
     check_faces(faces, num_verts)
     start, end = mesh.edges(faces).unbind(1)
@@ -74,7 +74,7 @@ def uniform_laplacian(faces: Int[Tensor, "F 3"], num_verts: int, normalized: boo
 
 
 def _from_weights(start: Tensor, end: Tensor, weights: Tensor, size: int) -> Tensor:
-    """Σ over edges of weight · (e_start − e_end)(e_start − e_end)ᵀ."""
+    """Sum weight · (e_start − e_end)(e_start − e_end)ᵀ over the edges, e_i being the unit vectors."""
     start, end, weights = start.reshape(-1), end.reshape(-1), weights.reshape(-1)
     rows = torch.cat([start, end, start, end])
     columns = torch.cat([end, start, start, end])
@@ -87,7 +87,7 @@ def _sparse(indices: Tensor, values: Tensor, size: int) -> Tensor:
 
 
 def lumped_mass(verts: Float[Tensor, "... V 3"], faces: Int[Tensor, "F 3"]) -> Float[Tensor, "... V"]:
-    """The area that belongs to each vertex: a third of its faces. Sums to the area of the mesh.
+    """The area that each vertex stands for: a third of the area of its faces. They sum to the area of the mesh.
 
     Leading axes are batches. Zero at a vertex without faces.
     """
@@ -97,7 +97,7 @@ def lumped_mass(verts: Float[Tensor, "... V 3"], faces: Int[Tensor, "F 3"]) -> F
 
 
 def to_scipy(matrix: Float[Tensor, "M N"]) -> scipy.sparse.csc_array:
-    """A sparse PyTorch matrix as a float64 SciPy matrix in CSC form, for its factorisations."""
+    """Convert a sparse PyTorch matrix to a float64 SciPy matrix in CSC form, for SciPy's factorisations."""
     import scipy.sparse
 
     check_tensor("matrix", matrix, "M N")
@@ -110,8 +110,8 @@ class Factorization:
     """Sparse factors of a symmetric positive definite matrix whose entries join near neighbours in space.
 
     points: where the N unknowns lie. The unknowns are eliminated in the order of nested dissection (George
-    1973), which keeps the factors of a surface mesh at O(N log N) entries; at 40 962 vertices they are a
-    third of those of SciPy's own minimum degree. A copy, or one read from a pickle, factorises again.
+    1973), so that the factors of a surface mesh have O(N log N) entries. At 40 962 vertices they have a third of
+    the entries that SciPy's own order (minimum degree) gives. A copy, or one read from a pickle, factorises again.
     """
 
     def __init__(self, matrix: scipy.sparse.csc_array, points: Float[np.ndarray, "N 3"]) -> None:
@@ -119,7 +119,7 @@ class Factorization:
 
         self._given = matrix, points
         self._order = _nested_dissection(matrix, points)
-        # Without pivoting, which a positive definite matrix does not need, the order stays as given.
+        # A positive definite matrix needs no pivoting; without it the order stays as given.
         self._factors = splu(
             matrix[self._order][:, self._order].tocsc(),
             permc_spec="NATURAL",
@@ -131,14 +131,14 @@ class Factorization:
         return Factorization, self._given
 
     def solve(self, right: Float[np.ndarray, "N C"]) -> Float[np.ndarray, "N C"]:
-        """The solutions for one or several right-hand sides, (N,) or (N, C), in float64."""
+        """Solve for one or several right-hand sides, (N,) or (N, C), in float64."""
         solution = np.empty(right.shape)
         solution[self._order] = self._factors.solve(right[self._order])
         return solution
 
 
 def _nested_dissection(matrix: scipy.sparse.csc_array, points: np.ndarray, leaf: int = 64) -> np.ndarray:
-    """Cut the points in two halves, order each half first, and last the points of one that touch the other."""
+    """Order the points: first each of two halves by itself, then the points of one half that touch the other."""
     begin, neighbours = matrix.indptr, matrix.indices
     right_half = np.zeros(len(points), dtype=bool)
 

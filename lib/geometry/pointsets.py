@@ -1,8 +1,8 @@
-"""Clouds of points: sampling them from surfaces, finding neighbours, and saying how far apart two clouds are.
+"""Point clouds: sampling from surfaces, nearest neighbours, and distances between two clouds.
 
-A batch of clouds is one tensor (B, N, D), D being 2 or 3 as a rule. Clouds of different sizes are padded
-to the longest and come with their `lengths` (B,); what stands in the padding changes no result, but must
-be finite. `knn_points` and `chamfer_distance` keep the names and the argument order of PyTorch3D.
+A batch of clouds is one tensor (B, N, D), where D is usually 2 or 3. Clouds of different sizes are padded
+to the longest and come with their `lengths` (B,). The values in the padding change no result, but must be
+finite. `knn_points` and `chamfer_distance` keep the names and the argument order of PyTorch3D.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from lib.checks import check_same_device, check_tensor
 
 # Measured on the CPU: beyond this many pairs of points a tree is faster than looking at all of them.
 TREE_PAIRS = 120 * 120
-# Beyond this many a grid is so much faster than the tree that it is worth starting Warp and compiling for it.
+# Beyond this many a grid is so much faster than the tree that starting Warp and compiling its kernel pays.
 GRID_PAIRS = 2000 * 2000
 # A tree prunes nothing once the dimension is high.
 TREE_DIMENSIONS = 8
-# Sinkhorn's iterations at each temperature on the way down; skipping them costs far more at the last one.
+# Sinkhorn's iterations at each temperature on the way down. Without them the last temperature needs far more.
 SCALING_ITERATIONS = 20
 # Pairs held in memory at once by the brute force.
 CHUNK_PAIRS = 1 << 24
@@ -45,16 +45,17 @@ def sample_surface(
     generator: torch.Generator | None = None,
     return_normals: bool = False,
 ) -> Float[Tensor, "*B count 3"] | tuple[Float[Tensor, "*B count 3"], Float[Tensor, "*B count 3"]]:
-    """Draw points uniformly from the surface of a triangle mesh.
+    """Sample points uniformly from the surface of a triangle mesh.
 
-    A face is drawn in proportion to its area, then a point in it by (1 − √r₁) a + √r₁ (1 − r₂) b + √r₁ r₂ c
-    with r₁, r₂ uniform in [0, 1] (Osada et al., "Shape Distributions", 2002, eq. 1). Points are differentiable
-    in `verts` with the draw held fixed: the areas' influence on the draw carries no gradient.
+    A face is chosen with a probability in proportion to its area, then a point in it by
+    (1 − √r₁) a + √r₁ (1 − r₂) b + √r₁ r₂ c with r₁, r₂ uniform in [0, 1] (Osada et al., "Shape Distributions", 2002,
+    eq. 1). The points are differentiable in `verts`, with the random choice held fixed: that the areas influence the
+    choice of faces gives no gradient.
 
-    verts: (V, 3) or (B, V, 3); with a batch, every mesh has its own draw of the same faces.
-    generator: where the random numbers come from; they are drawn on its device, so that a CPU generator
-        gives the same points on every device.
-    return_normals: also return the unit normals of the faces drawn, pointing to the counter-clockwise side.
+    verts: (V, 3) or (B, V, 3); in a batch, every mesh has its own random choice.
+    generator: source of the random numbers. They are drawn on its device, so that a CPU generator gives the same
+        points on every device.
+    return_normals: also return the unit normals of the chosen faces, pointing to the counter-clockwise side.
 
     Raises ValueError for a count below 1, faces out of range, non-finite vertices, or no area at all.
     """
@@ -97,12 +98,12 @@ def knn_points(
     *,
     k: int = 1,
 ) -> Neighbors:
-    """The k nearest points of p2 for every point of p1, nearest first.
+    """Find the k nearest points of p2 for every point of p1, nearest first.
 
-    Small clouds look at all pairs; on the CPU larger ones ask a k-d tree, and for the one nearest in very large
-    ones a grid, unless the points crowd in few of its cells; on other devices all pairs are looked at in pieces.
-    The result is the same but for the order of neighbours at equal distance. Distances are recomputed
-    from the differences, never as ‖x‖² − 2xy + ‖y‖², which loses all digits far from the origin.
+    For small clouds all pairs are compared. On the CPU a k-d tree serves larger clouds, and a grid finds the one
+    nearest point in very large clouds, unless the points crowd in few of its cells. On other devices all pairs are
+    compared piece by piece. The result is the same, except for the order of neighbours at equal distance. Distances
+    are recomputed from the differences, never as ‖x‖² − 2xy + ‖y‖², which loses all digits far from the origin.
 
     Returns `dists`, the *squared* distances (B, N, K), differentiable in both clouds, and `idx` (B, N, K)
     int64 into p2. As in PyTorch3D, both are zero for the padding of p1 and where p2 has fewer than k points.
@@ -127,8 +128,9 @@ def chamfer_distance(
 ) -> Float[Tensor, ""] | Float[Tensor, "B"]:
     """Squared Chamfer distance: each point to its nearest in the other cloud, both ways.
 
-    CD(x, y) = 1/N Σᵢ minⱼ ‖xᵢ − yⱼ‖² + 1/M Σⱼ minᵢ ‖xᵢ − yⱼ‖² (Fan et al., "A Point Set Generation Network",
-    2017, who sum instead: point_reduction="sum"). The unit is a length squared. Differentiable in both clouds.
+    CD(x, y) = 1/N Σᵢ minⱼ ‖xᵢ − yⱼ‖² + 1/M Σⱼ minᵢ ‖xᵢ − yⱼ‖² for N and M points. (Fan et al., "A Point Set
+    Generation Network", 2017, sum instead of averaging: point_reduction="sum".) The unit is a squared length.
+    Differentiable in both clouds.
 
     point_reduction: "mean" or "sum" over the points of each cloud.
     batch_reduction: "mean" or "sum" over the batch, or None for (B,).
@@ -158,9 +160,9 @@ def hausdorff_distance(
 ) -> Float[Tensor, "B"]:
     """Hausdorff distance, *not* squared: the largest distance from a point to the other cloud.
 
-    H(x, y) = max(maxᵢ minⱼ ‖xᵢ − yⱼ‖, maxⱼ minᵢ ‖xᵢ − yⱼ‖) (e.g. Huttenlocher et al., 1993, eq. 1); with
-    single_directional only the first of the two. Differentiable in both clouds: the one worst pair gets all
-    the gradient (zero where the clouds coincide).
+    H(x, y) = max(maxᵢ minⱼ ‖xᵢ − yⱼ‖, maxⱼ minᵢ ‖xᵢ − yⱼ‖) (Huttenlocher et al., 1993, eq. 1); with
+    single_directional only the first of the two. Differentiable in both clouds: the single worst pair gets all
+    the gradient (zero if the clouds coincide).
 
     Raises ValueError as `knn_points` does.
     """
@@ -179,9 +181,10 @@ def f_score(
     """F-score at a distance: the harmonic mean of precision and recall, in [0, 1].
 
     Precision is the share of `pred` closer than `threshold` to `target`, recall the share of `target` closer
-    than `threshold` to `pred`, F = 2PR / (P + R), 0 where both are 0 (Tatarchenko et al., "What Do Single-view
-    3D Reconstruction Networks Learn?", 2019). The threshold is a plain distance in the clouds' unit;
-    beware that Pixel2Mesh's published 1e-4 and 2e-4 are compared with *squared* distances: here √1e-4 = 0.01.
+    than `threshold` to `pred`. F = 2 · precision · recall / (precision + recall), and 0 if both are 0 (Tatarchenko
+    et al., "What Do Single-view 3D Reconstruction Networks Learn?", 2019). The threshold is a distance in the
+    clouds' unit. Beware: Pixel2Mesh compares its published 1e-4 and 2e-4 with *squared* distances, so its 1e-4 is
+    0.01 here.
 
     Raises ValueError as `knn_points` does, or for a threshold that is not above 0.
     """
@@ -199,12 +202,13 @@ def f_score(
 def exact_emd(x: Float[Tensor, "B N D"], y: Float[Tensor, "B N D"], p: int = 2) -> Float[Tensor, "B"]:
     """Earth mover's distance of two clouds of equal size, by the best one-to-one matching.
 
-    EMD(x, y) = min_φ 1/N Σᵢ ‖xᵢ − y_φ(i)‖ᵖ over the bijections φ, found by SciPy's `linear_sum_assignment` on
-    the CPU in about N³ steps: up to a thousand points or so. p = 1 is the mean of the distance that Fan et al.
-    (2017) sum; p = 2 is the squared 2-Wasserstein distance. No root is taken.
+    EMD(x, y) = min_m 1/N Σᵢ ‖xᵢ − y_m(i)‖ᵖ over the one-to-one matchings m. SciPy's `linear_sum_assignment` finds
+    the best one on the CPU in about N³ steps, so use it for up to about a thousand points. p = 1 is the mean of the
+    distances that Fan et al. (2017) sum; p = 2 is the squared 2-Wasserstein distance. No root is taken.
     Differentiable in both clouds, with the matching held fixed.
 
-    Raises ValueError for empty or unequal clouds (`sinkhorn_distance` takes those), non-finite points, other p.
+    Raises ValueError for empty clouds, clouds of unequal size (`sinkhorn_distance` takes those), non-finite points,
+    or another p.
     """
     _check_clouds("x", x, None, "y", y, None)
     if x.shape != y.shape:
@@ -227,27 +231,28 @@ def sinkhorn_distance(
     tolerance: float = 1e-3,
     max_iterations: int = 500,
 ) -> Float[Tensor, "B"]:
-    """Earth mover's distance smoothed by entropy, by Sinkhorn's iterations in the log domain.
+    """Earth mover's distance smoothed by entropy, computed by Sinkhorn's iterations in the log domain.
 
-    Every point of a cloud weighs the same, each cloud weighs 1, and the cost is c(x, y) = ‖x − y‖ᵖ: for p = 2
-    the *full* squared distance (GeomLoss takes half of it). With
+    All points of a cloud have the same weight, each cloud has weight 1, and the cost is c(x, y) = ‖x − y‖ᵖ: for
+    p = 2 the *full* squared distance (GeomLoss takes half of it). Let
 
-        OT_ε(x, y) = min_P Σᵢⱼ Pᵢⱼ c(xᵢ, yⱼ) + ε KL(P ‖ uniform)
+        OT_ε(x, y) = min_Γ Σᵢⱼ Γᵢⱼ c(xᵢ, yⱼ) + ε KL(Γ ‖ uniform)
 
-    over the plans P with uniform marginals, this returns OT_ε(x, y) − ½ OT_ε(x, x) − ½ OT_ε(y, y), which is 0
-    for equal clouds (Feydy et al., "Interpolating between Optimal Transport and MMD", 2019, eq. 1-3), or with
-    debiased=False OT_ε(x, y) alone, which is smallest for a cloud that has shrunk by about √ε. Both tend to
+    over the plans Γ with uniform marginals. The result is OT_ε(x, y) − ½ OT_ε(x, x) − ½ OT_ε(y, y), which is 0
+    for equal clouds (Feydy et al., "Interpolating between Optimal Transport and MMD", 2019, eq. 1-3). With
+    debiased=False it is OT_ε(x, y) alone, which is smallest for a cloud that has shrunk by about √ε. Both tend to
     `exact_emd` as ε → 0.
 
-    epsilon: in the unit of the cost, a length to the power p: matches blur over about ε^(1/p). The smaller, the
-        more iterations; the temperature starts at the largest cost and is halved down to ε (ε-scaling).
+    epsilon: in the unit of the cost, a length to the power p; matches blur over about ε^(1/p). A smaller epsilon
+        needs more iterations. The temperature starts at the largest cost and is halved down to ε (ε-scaling).
     tolerance: stop when the plan's marginal is within this share (L1) of uniform.
-    max_iterations: at ε itself; an OT_ε that stopped there is below the true one, never above.
+    max_iterations: the limit at ε itself. An OT_ε that stopped there is below the true value, never above.
 
-    Returns (B,), differentiable in both clouds: by the envelope theorem the gradient of OT_ε is that of the cost
-    under the final plan, so no iteration is stored. Memory is a few times B·N·M.
+    Returns (B,), differentiable in both clouds. By the envelope theorem the gradient of OT_ε is the gradient of the
+    cost under the final plan, so no iteration is stored. Memory is a few times B·N·M.
 
-    Raises ValueError for empty clouds, shapes or lengths that do not fit, non-finite points, epsilon ≤ 0, other p.
+    Raises ValueError for empty clouds, shapes or lengths that do not fit, non-finite points, epsilon ≤ 0, or
+    another p.
     """
     x_lengths, y_lengths = _check_clouds("x", x, x_lengths, "y", y, y_lengths)
     if not epsilon > 0:
@@ -262,7 +267,7 @@ def sinkhorn_distance(
 
 
 def _entropic_cost(x, y, log_x, log_y, epsilon, p, tolerance, max_iterations) -> Float[Tensor, "B"]:
-    """OT_ε by its dual: max over f, g of ⟨a, f⟩ + ⟨b, g⟩, where each is the soft minimum given the other."""
+    """Compute OT_ε by its dual, max over f, g of ⟨a, f⟩ + ⟨b, g⟩, where each is the soft minimum given the other."""
     cost = _cost(x, y, p)
     with torch.no_grad():
         f, g = torch.zeros_like(log_x), torch.zeros_like(log_y)
@@ -271,10 +276,10 @@ def _entropic_cost(x, y, log_x, log_y, epsilon, p, tolerance, max_iterations) ->
             final = temperature == epsilon
             for step in range(max_iterations if final else min(SCALING_ITERATIONS, max_iterations)):
                 f_new = _soft_minimum(cost, g, log_y, temperature)
-                # The rows of the plan under f_new are exact: how far f moves says how far off they were.
+                # Under f_new the plan's rows are exact, so the step from f to f_new tells their error under f.
                 off = ((log_x + (f - f_new) / temperature).exp() - log_x.exp()).abs().sum(-1).max()
                 if x is y:
-                    # One potential solves the symmetric problem, and averaging gets there in a few steps.
+                    # The symmetric problem has one potential; averaging finds it in a few steps.
                     f = g = (f + f_new) / 2
                 else:
                     f = f_new
@@ -291,18 +296,18 @@ def _entropic_cost(x, y, log_x, log_y, epsilon, p, tolerance, max_iterations) ->
 def _soft_minimum(
     cost: Float[Tensor, "B N M"], potential: Float[Tensor, "B M"], log_weights: Float[Tensor, "B M"], epsilon: float
 ) -> Float[Tensor, "B N"]:
-    """−ε log Σⱼ bⱼ exp((gⱼ − cᵢⱼ) / ε): the minimum over j of cᵢⱼ − gⱼ, softened."""
+    """The softened minimum over j of cᵢⱼ − gⱼ: −ε log Σⱼ bⱼ exp((gⱼ − cᵢⱼ) / ε)."""
     return -epsilon * torch.logsumexp((potential[:, None] - cost) / epsilon + log_weights[:, None], -1)
 
 
 def _log_weights(size: int, lengths: Int[Tensor, "B"], like: Tensor) -> Float[Tensor, "B size"]:
-    """Logarithm of the weight of each point: 1/length, and nothing for the padding."""
+    """Logarithm of the weight of each point, which is 1/length, and 0 in the padding."""
     weights = -lengths.to(like.dtype).log()[:, None].expand(-1, size)
     return weights.masked_fill(~_valid(size, lengths), -math.inf)
 
 
 def _cost(x: Float[Tensor, "B N D"], y: Float[Tensor, "B M D"], p: int) -> Float[Tensor, "B N M"]:
-    """‖xᵢ − yⱼ‖ᵖ of all pairs, from the differences."""
+    """The costs ‖xᵢ − yⱼ‖ᵖ of all pairs, from the differences."""
     if p not in (1, 2):
         raise ValueError(f"p must be 1 or 2, got {p!r}; 1 costs the distance, 2 its square")
     squared = sum((x[:, :, None, d] - y[:, None, :, d]).square() for d in range(x.shape[-1]))
@@ -310,7 +315,7 @@ def _cost(x: Float[Tensor, "B N D"], y: Float[Tensor, "B M D"], p: int) -> Float
 
 
 def _nearest_squared(x, y, x_lengths, y_lengths, single_directional):
-    """For each way: squared distances to the nearest point, zero in the padding, and the lengths."""
+    """Return for each direction the squared distances to the nearest point, zero in the padding, and the lengths."""
     yield _neighbors(x, y, x_lengths, y_lengths, 1).dists[..., 0], x_lengths
     if not single_directional:
         yield _neighbors(y, x, y_lengths, x_lengths, 1).dists[..., 0], y_lengths
@@ -348,7 +353,7 @@ def _pruned_indices(p1, p2, lengths1, lengths2, k) -> Int[Tensor, "B N K"]:
         large = length1 * length2 > GRID_PAIRS
         found = None
         if large and k == 1 and p1.shape[2] <= 3:
-            # Imported here since it starts Warp: small clouds shall not wait for that.
+            # Import it here, because it starts Warp: small clouds need not wait for that.
             from lib.geometry.grid import nearest_on_grid
 
             found = nearest_on_grid(queries, points)
@@ -360,12 +365,12 @@ def _tree_indices(queries, points, k, large) -> Int[Tensor, "N K"]:
     points = points.numpy()
     kept = np.arange(len(points))
     if large:
-        # SciPy does not split a heap of equal points: of each keep k, or every query near it looks at the whole heap.
+        # SciPy cannot split equal points, and each query near them would look at all. So keep only k of equal points.
         order = np.lexsort(points.T)
         fresh = np.append(True, (points[order[1:]] != points[order[:-1]]).any(-1))
         kept = order[kept - np.maximum.accumulate(np.where(fresh, kept, 0)) < k]
     found = cKDTree(points[kept]).query(queries.numpy(), k=range(1, k + 1), workers=torch.get_num_threads())[1]
-    # Where there are fewer than k points, SciPy answers with one past the last.
+    # If there are fewer than k points, SciPy answers with the index after the last.
     return torch.from_numpy(np.append(kept, 0)[found])
 
 
@@ -375,7 +380,7 @@ def _valid(size: int, lengths: Int[Tensor, "B"]) -> Tensor:
 
 
 def _root(squared: Tensor) -> Tensor:
-    """√ with gradient zero at zero instead of infinity."""
+    """The square root, with gradient zero at zero instead of infinity."""
     positive = squared > 0
     return torch.where(positive, torch.where(positive, squared, 1.0).sqrt(), 0.0)
 

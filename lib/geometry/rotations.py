@@ -1,8 +1,8 @@
-"""Rotations in four dresses (3×3 matrix, unit quaternion (w, x, y, z), axis-angle, 6D), and their distance.
+"""Rotations in four representations (3×3 matrix, unit quaternion (w, x, y, z), axis-angle, 6D), and their distance.
 
-Names and conventions are PyTorch3D's where it has the function, with one promise more: every conversion
-is accurate and has finite, right gradients at the identity and at half turns, in float32 and float64.
-Matrices act on column vectors, x' = R x. Any number of leading batch axes.
+Names and conventions are PyTorch3D's, if PyTorch3D has the function. In addition, every conversion is accurate and
+has finite, correct gradients at the identity and at half turns, in float32 and float64. Matrices act on column
+vectors, x' = R x. Any number of leading axes are batches.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from lib.checks import check_same_device, check_tensor
 
 
 def _even_function(x: Tensor, exact: Tensor, series: tuple[float, float, float]) -> Tensor:
-    """`exact`, or near x = 0 its Taylor series a + b x + c x², whose derivatives do not cancel there."""
+    """Return `exact`, but near x = 0 its Taylor series a + b x + c x², whose derivatives do not cancel there."""
     a, b, c = series
     return torch.where(_is_small(x), a + x * (b + c * x), exact)
 
 
 def _is_small(x: Tensor) -> Tensor:
-    """Where x³ is below the rounding error, so that three terms of a series in x are exact."""
+    """True where x³ is below the rounding error, so that three terms of a series in x are exact."""
     return x < torch.finfo(x.dtype).eps ** (1 / 3)
 
 
 def standardize_quaternion(quaternion: Float[Tensor, "... 4"]) -> Float[Tensor, "... 4"]:
-    """Of q and −q, which are the same rotation, the one with a non-negative real part."""
+    """Choose between q and −q, which are the same rotation, the one with a non-negative real part."""
     check_tensor("quaternion", quaternion, "... 4")
     return torch.where(quaternion[..., :1] < 0, -quaternion, quaternion)
 
@@ -98,15 +98,15 @@ def axis_angle_to_matrix(axis_angle: Float[Tensor, "... 3"]) -> Float[Tensor, ".
 
 
 def matrix_to_axis_angle(matrix: Float[Tensor, "... 3 3"]) -> Float[Tensor, "... 3"]:
-    """The axis-angle vector, of length at most π, of a rotation matrix."""
+    """The axis-angle vector of a rotation matrix, of length at most π."""
     return quaternion_to_axis_angle(matrix_to_quaternion(matrix))
 
 
 def rotation_6d_to_matrix(d6: Float[Tensor, "... 6"]) -> Float[Tensor, "... 3 3"]:
     """The rotation whose first two rows are the two vectors of `d6`, made orthonormal by Gram-Schmidt.
 
-    Zhou et al., "On the continuity of rotation representations in neural networks", CVPR 2019. Parallel
-    or zero vectors span no plane: the result is then finite, but no rotation.
+    Source: Zhou et al., "On the continuity of rotation representations in neural networks", CVPR 2019. For
+    parallel or zero vectors, which span no plane, the result is finite, but no rotation.
     """
     check_tensor("d6", d6, "... 6")
     first, second = d6.split(3, -1)
@@ -122,10 +122,10 @@ def matrix_to_rotation_6d(matrix: Float[Tensor, "... 3 3"]) -> Float[Tensor, "..
 
 
 class _PolarFactor(torch.autograd.Function):
-    """U D Vᵀ of M = U S Vᵀ, with a derivative that does not pass through the SVD's.
+    """The polar factor R = U D Vᵀ of M = U Σ Vᵀ, with a derivative that does not use the derivative of the SVD.
 
-    With R the result, P = Rᵀ M is symmetric, and dR = R [ω]ₓ where (tr(P) I − P) ω is the axial vector
-    of Rᵀ dM − dMᵀ R: singular only where R itself is not unique, not at equal singular values.
+    P = Rᵀ M is symmetric, and dR = R [ω]ₓ, where (tr(P) I − P) ω is the axial vector of Rᵀ dM − dMᵀ R.
+    This derivative is singular only if R itself is not unique, but not at equal singular values.
     """
 
     generate_vmap_rule = True
@@ -148,7 +148,7 @@ class _PolarFactor(torch.autograd.Function):
         P = R.mT @ matrix
         trace = P.diagonal(dim1=-2, dim2=-1).sum(-1)[..., None, None]
         system = trace * torch.eye(3, dtype=P.dtype, device=P.device) - (P + P.mT) / 2
-        # The pseudo-inverse leaves out the turns about which M says nothing: their gradient is 0.
+        # The pseudo-inverse gives gradient 0 to the turns that M does not determine.
         solver = torch.linalg.pinv(system, hermitian=True)
         turn = solver @ _axial(R.mT @ gradient)[..., None]
         return R @ _skew(turn.squeeze(-1)), None
@@ -170,9 +170,9 @@ def _skew(v: Tensor) -> Tensor:
 def nearest_rotation(matrix: Float[Tensor, "... 3 3"], *, allow_reflection: bool = False) -> Float[Tensor, "... 3 3"]:
     """The rotation nearest to a matrix in the Frobenius norm (with `allow_reflection`, the orthogonal matrix).
 
-    U diag(1, 1, det(U Vᵀ)) Vᵀ of the SVD M = U S Vᵀ: the heart of Procrustes, and a good output layer for
-    networks (Levinson et al., "An analysis of SVD for deep rotation estimation", NeurIPS 2020). Where it
-    is not unique (rank below 2, or a reflection with its two smallest singular values equal) one of the
+    With the SVD M = U Σ Vᵀ it is U diag(1, 1, det(U Vᵀ)) Vᵀ: the central step of Procrustes, and a good output
+    layer for networks (Levinson et al., "An analysis of SVD for deep rotation estimation", NeurIPS 2020). If it
+    is not unique (rank below 2, or a reflection whose two smallest singular values are equal), one of the
     nearest is returned, and the gradient along the undetermined turns is 0.
     """
     check_tensor("matrix", matrix, "... 3 3")
@@ -197,7 +197,7 @@ def quaternion_multiply(p: Float[Tensor, "... 4"], q: Float[Tensor, "... 4"]) ->
 def slerp(p: Float[Tensor, "... 4"], q: Float[Tensor, "... 4"], t: Float[Tensor, "..."]) -> Float[Tensor, "... 4"]:
     """The unit quaternion a fraction t of the way from p to q, along the shorter arc at constant speed.
 
-    Shoemake, "Animating rotation with quaternion curves", SIGGRAPH 1985. t broadcasts against the batch
+    Source: Shoemake, "Animating rotation with quaternion curves", SIGGRAPH 1985. t broadcasts against the batch
     axes of p and q.
     """
     inverse = p * p.new_tensor([1, -1, -1, -1])
@@ -212,7 +212,7 @@ def random_quaternions(
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
 ) -> Float[Tensor, "n 4"]:
-    """n unit quaternions, w ≥ 0, uniform over all rotations: normalised Gaussian vectors."""
+    """Draw n unit quaternions, w ≥ 0, uniform over all rotations: normalised Gaussian vectors."""
     if n < 0:
         raise ValueError(f"n must be 0 or more rotations, got {n}")
     if device is None and generator is not None:
@@ -227,16 +227,16 @@ def random_rotations(
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
 ) -> Float[Tensor, "n 3 3"]:
-    """n rotation matrices, uniform over all rotations."""
+    """Draw n rotation matrices, uniform over all rotations."""
     return quaternion_to_matrix(random_quaternions(n, generator, dtype=dtype, device=device))
 
 
 def rotation_angle(R1: Float[Tensor, "... 3 3"], R2: Float[Tensor, "... 3 3"]) -> Float[Tensor, "..."]:
     """The angle in radians, in [0, π], of the rotation that takes R1 to R2: the geodesic distance.
 
-    atan2 of sine and cosine is accurate over the whole range, where arccos of the trace loses half the
-    digits at both ends. The gradient has finite length everywhere: at angle 0 and π, where the distance
-    has a kink, it is 0.
+    The atan2 of sine and cosine is accurate over the whole range, whereas the arccos of the trace loses half
+    the digits at both ends. The gradient has finite length everywhere; it is 0 at the angles 0 and π, where
+    the distance has a kink.
     """
     check_tensor("R1", R1, "... 3 3")
     check_tensor("R2", R2, "... 3 3")
@@ -248,10 +248,10 @@ def rotation_angle(R1: Float[Tensor, "... 3 3"], R2: Float[Tensor, "... 3 3"]) -
 
 
 def view_rotation(azimuth: Float[Tensor, "..."], elevation: Float[Tensor, "..."]) -> Float[Tensor, "... 3 3"]:
-    """The world → camera rotation of a camera that looks at the origin, upright; angles in radians.
+    """The world → camera rotation of an upright camera that looks at the origin; angles in radians.
 
-    World: y up. Camera: x right, y down, z forward. Azimuth 0 puts the camera on +z, so that an animal,
-    which looks along +x, is seen from its side, heading right; azimuth π/2 puts it on +x, before the
+    World: y up. Camera: x right, y down, z forward. Azimuth 0 puts the camera on +z: an animal, which looks
+    along +x, is seen from its right side, heading right. Azimuth π/2 puts the camera on +x, in front of the
     animal's face. A positive elevation lifts the camera. The two angles broadcast.
     """
     check_tensor("azimuth", azimuth, "...")
