@@ -17,8 +17,5 @@ FLOORS = (
     ("plots",),
     ("widgets",),
     ("exercises",),
-    ("runs",),
-    ("report",),
     ("course",),
-    ("cli",),
 )

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 
-from lib.display import format_number, show, show_table
+from lib.display import format_band, format_number, show, show_table
 from lib.files import write_atomically
 
 __all__ = ["Results", "choose_settings", "pick_device", "set_seed", "show", "show_table"]
@@ -134,13 +134,6 @@ class Results:
     def _save(self) -> None:
         if self.path is not None:
             write_atomically(self.path, json.dumps(self.entries, indent=2))
-
-
-def format_band(low: float | None, high: float | None) -> str:
-    """A band in words: "≥ 0.85", "≤ 2", "0.1 to 0.3", or empty where there is none."""
-    if low is not None and high is not None:
-        return f"{low:g} to {high:g}"
-    return f"≥ {low:g}" if low is not None else f"≤ {high:g}" if high is not None else ""
 
 
 def _with_unit(value: float, unit: str) -> str:

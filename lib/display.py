@@ -93,6 +93,13 @@ def format_number(value: float) -> str:
     return f"{value:.0f}" if value.is_integer() and abs(value) < 1e6 else f"{value:.4g}"
 
 
+def format_band(low: float | None, high: float | None) -> str:
+    """A band in words: "≥ 0.85", "≤ 2", "0.1 to 0.3", or empty where there is none."""
+    if low is not None and high is not None:
+        return f"{low:g} to {high:g}"
+    return f"≥ {low:g}" if low is not None else f"≤ {high:g}" if high is not None else ""
+
+
 def _is_number(entry) -> bool:
     return not isinstance(entry, str | bool | None.__class__)
 

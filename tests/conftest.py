@@ -27,11 +27,11 @@ def course(tmp_path, monkeypatch):
     """
     from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, writes
 
-    from lib import runs
+    from lib.course import notebooks, runs
 
-    monkeypatch.setattr(runs, "NOTEBOOKS", tmp_path / "notebooks")
+    monkeypatch.setattr(notebooks, "NOTEBOOKS", tmp_path / "notebooks")
     monkeypatch.setattr(runs, "RUNS", tmp_path / "runs")
-    runs.NOTEBOOKS.mkdir()
+    notebooks.NOTEBOOKS.mkdir()
 
     def write(name: str, *cells: str, settings: str = SETTINGS):
         parameters = new_code_cell('profile = "quick"\nseed = 0\ndevice = "auto"\nout_dir = ""\noverrides = {}')
@@ -44,7 +44,7 @@ def course(tmp_path, monkeypatch):
             cells=[new_markdown_cell(f"# The chapter {name}\n\nText."), parameters, new_code_cell(settings), *body],
             metadata={"kernelspec": kernel, "language_info": {"name": "python"}},
         )
-        path = runs.NOTEBOOKS / f"{name}.ipynb"
+        path = notebooks.NOTEBOOKS / f"{name}.ipynb"
         path.write_text(writes(notebook))
         return path
 

@@ -46,3 +46,12 @@ def test_numbers_have_four_digits(value, text):
 def test_outside_a_notebook_the_plain_text_is_printed(capsys):
     display.show("error: **0.5**")
     assert capsys.readouterr().out == "error: **0.5**\n"
+
+
+def test_bands_in_words():
+    assert display.format_band(0.1, 0.25) == "0.1 to 0.25"
+    assert [display.format_band(0.5, None), display.format_band(None, 2), display.format_band(None, None)] == [
+        "≥ 0.5",
+        "≤ 2",
+        "",
+    ]

@@ -18,7 +18,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from lib import runs
+from lib.course import notebooks
 
 REGION = re.compile(
     r"^(?P<indent>[ ]*)### BEGIN SOLUTION[ ]*\n(?P<body>.*?)^[ ]*### END SOLUTION[ ]*(?:\n|\Z)", re.M | re.S
@@ -33,10 +33,10 @@ def find_solutions(names: list[str] | None = None) -> list[Path]:
 
     Raises ValueError for a name that fits no chapter, or a chapter without exercises.
     """
-    folder = runs.NOTEBOOKS / "solutions"
+    folder = notebooks.NOTEBOOKS / "solutions"
     if not names:
         return sorted(folder.glob("[0-9][0-9]_*.ipynb"))
-    chosen = [folder / chapter.name for chapter in runs.find_chapters(names)]
+    chosen = [folder / chapter.name for chapter in notebooks.find_chapters(names)]
     for path in chosen:
         if not path.exists():
             raise ValueError(f"{path.stem} has no exercises yet; write notebooks/solutions/{path.name}")
@@ -131,7 +131,7 @@ def generate(solutions: Path) -> float:
     path = student_path(solutions)
     path.parent.mkdir(exist_ok=True)
     path.write_text(nbformat.writes(notebook) + "\n", encoding="utf-8")
-    return runs.store(path)
+    return notebooks.store(path)
 
 
 def table(chapter: int) -> str:

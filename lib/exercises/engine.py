@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -126,10 +127,8 @@ def all_exercises() -> dict[str, Exercise]:
 
     Raises ValueError where two exercises share a name.
     """
-    import lib.exercises
-
     found: dict[str, Exercise] = {}
-    for module in pkgutil.iter_modules(lib.exercises.__path__):
+    for module in pkgutil.iter_modules([str(Path(__file__).parent)]):
         for exercise in getattr(importlib.import_module(f"lib.exercises.{module.name}"), "EXERCISES", []):
             if exercise.name in found:
                 raise ValueError(f"there are two exercises {exercise.name!r}; rename one")

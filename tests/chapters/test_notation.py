@@ -10,12 +10,11 @@ import latex2mathml.converter
 import pytest
 import torch
 
-from lib import runs
-from lib.course import lint
+from lib.course import lint, notebooks
 from lib.datasets.synthetic import creatures
 from lib.geometry import mesh
 
-PAGE = (runs.NOTEBOOKS / "notation.md").read_text(encoding="utf-8")
+PAGE = (notebooks.NOTEBOOKS / "notation.md").read_text(encoding="utf-8")
 
 
 def parts(title):
@@ -38,7 +37,7 @@ FRAMES = rows(parts("Frames"))
 @cache
 def sections(chapter):
     """Number of the section → its prose, for a chapter given by its number; None where it does not exist yet."""
-    (*found,) = runs.NOTEBOOKS.glob(f"{chapter:02d}_*.ipynb")
+    (*found,) = notebooks.NOTEBOOKS.glob(f"{chapter:02d}_*.ipynb")
     if not found:
         return None
     cells = json.loads(found[0].read_text(encoding="utf-8"))["cells"]

@@ -130,7 +130,7 @@ def test_generate_executes_and_is_current(solutions, tmp_path):
 
 
 def test_chapters_without_exercises_are_named(monkeypatch, tmp_path):
-    monkeypatch.setattr(exercises.runs, "NOTEBOOKS", tmp_path)
+    monkeypatch.setattr(exercises.notebooks, "NOTEBOOKS", tmp_path)
     for name in ("01_a", "02_b"):
         (tmp_path / f"{name}.ipynb").write_text("{}")
     (tmp_path / "solutions").mkdir()

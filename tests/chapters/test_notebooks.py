@@ -13,7 +13,7 @@ import pytest
 from clocks import bands_on_the_clock
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 
-from lib import runs
+from lib.course import notebooks
 
 PARAMETERS = 'profile = "quick"\nseed = 0\ndevice = "auto"\nout_dir = ""\noverrides = {}'
 TAGS = {"parameters", "nbval-ignore-output", "hide-input", "raises-exception"}
@@ -31,7 +31,7 @@ MACHINE_PATH = re.compile(r"(?<![\w.])/(home|Users|root|tmp|work|opt|usr|var|mnt
 ADDRESS = re.compile(r"0x[0-9a-f]{6,}")
 
 
-@pytest.fixture(scope="module", params=runs.all_chapters(), ids=lambda path: path.stem)
+@pytest.fixture(scope="module", params=notebooks.all_chapters(), ids=lambda path: path.stem)
 def path(request):
     return request.param
 
@@ -93,7 +93,7 @@ def test_it_opens_as_every_chapter_does(path, notebook):
 
 def test_its_settings_can_be_read_and_overridden(path):
     """Literals, the same names in all profiles: `course run --set` checks them before anything runs."""
-    settings = runs.chapter_settings(path)
+    settings = notebooks.chapter_settings(path)
     assert list(settings) == ["quick", "long", "full"]
     for values in settings.values():
         assert list(values) == list(settings["quick"])
@@ -195,6 +195,6 @@ def test_nbval_is_strict_except_where_two_machines_must_differ(tmp_path):
     cell = new_code_cell(source, execution_count=1, outputs=[value, new_output("stream", text="2\n")])
     nbformat.write(new_notebook(cells=[cell], metadata=METADATA), tmp_path / "value.ipynb")
     command = [sys.executable, "-m", "pytest", "-p", "conftest", "--nbval", "--nbval-current-env", str(tmp_path)]
-    result = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True)
+    result = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True)
     assert re.search(r"FAILED .*number.ipynb::Cell 0", result.stdout), result.stdout
     assert "1 failed, 2 passed" in result.stdout

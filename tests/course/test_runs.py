@@ -15,7 +15,7 @@ import psutil
 import pytest
 from nbclient.exceptions import CellExecutionError
 
-from lib import report, runs
+from lib.course import machine, notebooks, report, runs
 
 FIGURE = """\
 from base64 import b64decode
@@ -47,34 +47,34 @@ def statuses(run):
 
 def test_chapters_are_found_by_number_or_name_in_order(course):
     first, second = course("01_points"), course("02_meshes")
-    assert runs.find_chapters([]) == [first, second]
-    assert runs.find_chapters(["2", "01_points", "notebooks/02_meshes.ipynb"]) == [first, second]
+    assert notebooks.find_chapters([]) == [first, second]
+    assert notebooks.find_chapters(["2", "01_points", "notebooks/02_meshes.ipynb"]) == [first, second]
     with pytest.raises(ValueError, match=r"no chapter '7'; the chapters are 01_points, 02_meshes"):
-        runs.find_chapters(["1", "7"])
+        notebooks.find_chapters(["1", "7"])
 
 
 def test_title_and_settings_are_read_without_running(course):
     path = course("01_points", "raise SystemExit")
-    assert runs.chapter_title(path) == "The chapter 01_points"
-    assert runs.chapter_settings(path)["full"] == {"steps": 30, "rate": 0.1}
+    assert notebooks.chapter_title(path) == "The chapter 01_points"
+    assert notebooks.chapter_settings(path)["full"] == {"steps": 30, "rate": 0.1}
     computed = (
         "choices = 3\nchapter.choose_settings(profile, overrides, quick=dict(a=[2**i for i in range(3)], b=choices))"
     )
     path = course("02_meshes", settings=computed)
-    assert runs.chapter_settings(path) == {"quick": {"a": [1, 2, 4], "b": None}}
+    assert notebooks.chapter_settings(path) == {"quick": {"a": [1, 2, 4], "b": None}}
 
 
 def test_overrides_go_to_the_chapters_that_know_them(course):
     settings = "from lib import chapter\nchapter.choose_settings(profile, overrides, quick=dict(depth=2))"
     paths = [course("01_points"), course("02_meshes", settings=settings)]
-    split = runs.split_overrides(paths, "quick", {"steps": 5, "depth": 1})
+    split = notebooks.split_overrides(paths, "quick", {"steps": 5, "depth": 1})
     assert split == {"01_points": {"steps": 5}, "02_meshes": {"depth": 1}}
     with pytest.raises(ValueError, match=r"'stepz'.*01_points has steps, rate; 02_meshes has depth"):
-        runs.split_overrides(paths, "quick", {"stepz": 5})
+        notebooks.split_overrides(paths, "quick", {"stepz": 5})
     with pytest.raises(ValueError, match=r"'full' is unknown to chapter 02_meshes; it has 'quick'"):
-        runs.split_overrides(paths, "full", {})
+        notebooks.split_overrides(paths, "full", {})
     with pytest.raises(ValueError, match=r"overrides\['steps'\] must be of type int, got 'many'"):
-        runs.split_overrides(paths, "quick", {"steps": "many"})
+        notebooks.split_overrides(paths, "quick", {"steps": "many"})
 
 
 # --- running ---
@@ -169,8 +169,8 @@ def test_an_interrupted_run_keeps_what_is_done(course, tmp_path, number):
     course("02_meshes")
     script = """
     import pathlib
-    from lib import cli, runs
-    runs.NOTEBOOKS = pathlib.Path("notebooks").absolute()
+    from lib.course import cli, notebooks
+    notebooks.NOTEBOOKS = pathlib.Path("notebooks").absolute()
     cli.main()
     """
     command = [sys.executable, "-c", textwrap.dedent(script), "run", "--out", "out"]
@@ -238,9 +238,9 @@ def test_a_full_disk_fails_the_chapter_and_leaves_no_half_file(course, tmp_path,
 
 def test_a_stored_notebook_depends_on_nothing_but_its_cells(course):
     path = course("01_points", "print('one')\nprint('two')", "import os\nprint( os.path.basename(os.getcwd()) )")
-    runs.store(path)
+    notebooks.store(path)
     first = path.read_bytes()
-    runs.store(path)
+    notebooks.store(path)
     assert path.read_bytes() == first
     notebook = json.loads(first)
     assert notebook["metadata"] == {
@@ -256,7 +256,7 @@ def test_a_notebook_that_fails_is_not_stored(course):
     path = course("01_points", "1 / 0")
     before = path.read_bytes()
     with pytest.raises(CellExecutionError, match="ZeroDivisionError"):
-        runs.store(path)
+        notebooks.store(path)
     assert path.read_bytes() == before
 
 
@@ -275,7 +275,5 @@ def test_an_equation_that_cannot_be_converted_stays_readable():
 
 
 def test_times_and_sizes_for_people():
-    assert [runs.format_seconds(seconds) for seconds in (9.9, 75, 3725)] == ["0:09", "1:15", "1:02:05"]
-    assert [runs.format_memory(size) for size in (5 * 2**20, 3 * 2**29)] == ["5 MiB", "1.5 GiB"]
-    assert report.format_band({"low": 0.1, "high": 0.25}) == "0.1 to 0.25"
-    assert report.format_band({"low": None, "high": None}) == ""
+    assert [machine.format_seconds(seconds) for seconds in (9.9, 75, 3725)] == ["0:09", "1:15", "1:02:05"]
+    assert [machine.format_memory(size) for size in (5 * 2**20, 3 * 2**29)] == ["5 MiB", "1.5 GiB"]

@@ -19,7 +19,7 @@ from rich.progress_bar import ProgressBar
 from rich.spinner import Spinner
 from rich.table import Table
 
-from lib import runs
+from lib.course import machine, notebooks, runs
 
 OPTIONAL = [
     ("pytorch3d", "second renderer", "conda env create -f environment.yml, or build it (README.md)"),
@@ -59,10 +59,10 @@ def list_chapters() -> None:
     table = Table(box=None, pad_edge=False, header_style="dim")
     for column in ("chapter", "title", "settings (quick)"):
         table.add_column(column, overflow="fold")
-    for path in runs.all_chapters():
-        quick = runs.chapter_settings(path).get("quick", {})
+    for path in notebooks.all_chapters():
+        quick = notebooks.chapter_settings(path).get("quick", {})
         settings = " ".join(f"{name}={value}" for name, value in quick.items())
-        table.add_row(path.stem, escape(runs.chapter_title(path)), f"[dim]{escape(settings)}[/]")
+        table.add_row(path.stem, escape(notebooks.chapter_title(path)), f"[dim]{escape(settings)}[/]")
     console.print(table)
 
 
@@ -80,9 +80,11 @@ def run_chapters(
     ] = None,
 ) -> None:
     """Execute chapters headless; leave notebooks, metrics and one report."""
-    paths = runs.find_chapters(chapters or [])
+    paths = notebooks.find_chapters(chapters or [])
     if not paths:
-        raise ValueError(f"there are no chapters under {runs.NOTEBOOKS}; install the course with `pip install -e .`")
+        raise ValueError(
+            f"there are no chapters under {notebooks.NOTEBOOKS}; install the course with `pip install -e .`"
+        )
     if device != "auto":
         from lib.chapter import pick_device
 
@@ -122,8 +124,8 @@ def doctor() -> None:
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
-    versions = runs.versions()
-    for name, value in (runs.hardware() | versions).items():
+    versions = machine.versions()
+    for name, value in (machine.hardware() | versions).items():
         table.add_row(name, value)
     device = pick_device()
     table.add_row("device", f"{device}" + (f" ({torch.cuda.get_device_name()})" if device.type == "cuda" else ""))
@@ -145,12 +147,12 @@ def store(chapters: Annotated[list[str], typer.Argument(help="Such as 04.")]) ->
     """For maintainers: execute notebooks in place, in the form they are committed in."""
     from nbclient.exceptions import CellExecutionError
 
-    for path in runs.find_chapters(chapters):
+    for path in notebooks.find_chapters(chapters):
         try:
-            seconds = runs.store(path)
+            seconds = notebooks.store(path)
         except CellExecutionError as error:
             raise ValueError(f"{path.name} is left as it was: {error.ename}: {error.evalue}") from None
-        console.print(f"{path.name}: {runs.format_seconds(seconds)}, {runs.format_memory(path.stat().st_size)}")
+        console.print(f"{path.name}: {machine.format_seconds(seconds)}, {machine.format_memory(path.stat().st_size)}")
 
 
 @app.command("lint")
@@ -162,7 +164,7 @@ def lint_chapters(
     from lib.course import lint
 
     limits = lint.read_limits()
-    paths = runs.find_chapters(chapters or [])
+    paths = notebooks.find_chapters(chapters or [])
     rising = False
     for path in paths:
         name, findings = path.stem, lint.lint_chapter(path)
@@ -178,7 +180,7 @@ def lint_chapters(
         if update:
             limits[name] = lint.lower(findings, limits.get(name))
     if update:
-        lint.write_limits({name: limits[name] for name in limits if name in {p.stem for p in runs.all_chapters()}})
+        lint.write_limits({name: limits[name] for name in limits if name in {p.stem for p in notebooks.all_chapters()}})
         console.print(f"written to {_short(lint.LIMITS)}")
     sys.exit(1 if rising else 0)
 
@@ -199,14 +201,14 @@ def parse_setting(text: str) -> tuple[str, object]:
 
 def show_run(run: runs.Run) -> None:
     """Print what went wrong in a run, if anything, and write its report."""
-    from lib.report import write_report
+    from lib.course.report import write_report
 
     for chapter in run.chapters:
         if chapter.reason:
             where = f"{chapter.name}, cell {chapter.cell} of {chapter.cells}"
             console.print(f"[{COLORS[chapter.status]}]{chapter.status}[/] {where}: {escape(chapter.reason)}")
     report = write_report(run)
-    total = runs.format_seconds(sum(chapter.seconds for chapter in run.chapters))
+    total = machine.format_seconds(sum(chapter.seconds for chapter in run.chapters))
     console.print(f"[{COLORS[run.status]}]{run.status}[/] in {total}; report: {_short(report)}")
     if run.status == "interrupted":
         console.print(f"the same command with --out {_short(run.folder)} continues")
@@ -214,10 +216,10 @@ def show_run(run: runs.Run) -> None:
 
 def describe(run: runs.Run, chapter: runs.Chapter) -> str:
     """A finished chapter in one line."""
-    from lib.report import MARKS, count_inside, over_budget
+    from lib.course.report import MARKS, count_inside, over_budget
 
-    took = runs.format_seconds(chapter.seconds) if chapter.seconds else ""
-    memory = runs.format_memory(chapter.peak_memory) if chapter.peak_memory else ""
+    took = machine.format_seconds(chapter.seconds) if chapter.seconds else ""
+    memory = machine.format_memory(chapter.peak_memory) if chapter.peak_memory else ""
     inside = count_inside(run.metrics(chapter))
     remarks = [f"{inside} in band"] if inside else []
     if over_budget(run, chapter):
@@ -253,7 +255,7 @@ class Progress:
                 self.live.update("")
             console.print(describe(self.run, chapter))
             return
-        elapsed = runs.format_seconds(chapter.seconds)
+        elapsed = machine.format_seconds(chapter.seconds)
         place = f"cell {chapter.cell}/{chapter.cells}" if chapter.cell else "starting"
         if self.live:
             line = Table.grid(padding=(0, 1))
@@ -287,7 +289,7 @@ def _data_sets() -> list[tuple[bool, str, str]]:
     rows = []
     for name in sorted(module.name for module in pkgutil.iter_modules(datasets.__path__)):
         needed = getattr(importlib.import_module(f"lib.datasets.{name}"), "NEEDED", None)
-        folder = runs.ROOT / "data" / name
+        folder = notebooks.ROOT / "data" / name
         if needed:
             rows.append((folder.is_dir() and any(folder.iterdir()), f"data/{name}", f"optional; {needed}"))
     return rows

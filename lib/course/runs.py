@@ -3,21 +3,14 @@
 runs/<time>/run.json                settings, versions, hardware, and what became of each chapter
 runs/<time>/04_rendering.ipynb      the executed notebook, saved after every cell
 runs/<time>/04_rendering/           the chapter's out_dir: metrics.json, checkpoints, ...
-runs/<time>/report.html             everything on one page (see lib.report)
+runs/<time>/report.html             everything on one page (see lib.course.report)
 """
 
 from __future__ import annotations
 
-import ast
-import hashlib
-import importlib.metadata
 import json
-import os
-import platform
 import re
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -28,124 +21,17 @@ from pathlib import Path
 
 import psutil
 
+from lib.course import notebooks
+from lib.course.machine import format_memory, hardware, versions
+from lib.course.notebooks import QUIET_KERNEL, ROOT, chapter_title, digest_of, split_overrides
 from lib.files import write_atomically
 
-ROOT = Path(__file__).resolve().parents[1]
-NOTEBOOKS = ROOT / "notebooks"
 RUNS = ROOT / "runs"
-
-PACKAGES = ["torch", "warp-lang", "pytorch3d", "numpy", "scipy", "scikit-image", "trimesh", "accelerate", "papermill"]
-
-# What a kernel has to say of itself does not belong on the terminal of a run.
-QUIET_KERNEL = "--IPKernelApp.log_level=50"
-
-# What of a cell's metadata is committed: tags, whether its code is folded, and what graded exercises need.
-KEPT_METADATA = ["tags", "jupyter", "nbgrader"]
 
 # How often the memory of the kernel is read and the progress redrawn, and how long an interrupted
 # kernel may take to come back before it is asked again, then killed (seconds).
 TICK = 0.2
 PATIENCE = 5.0
-
-
-# --- what there is to run -----------------------------------------------------------------------------------
-
-
-def all_chapters() -> list[Path]:
-    """The notebooks of the course, in order."""
-    return sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
-
-
-def find_chapters(names: list[str]) -> list[Path]:
-    """The notebooks of the chapters named "4", "04" or "04_rendering", in the course's order; all for none.
-
-    Raises ValueError for a name that fits no chapter.
-    """
-    chapters = all_chapters()
-    chosen = set()
-    for name in names:
-        wanted = Path(name).name.removesuffix(".ipynb")
-        number = wanted.zfill(2)
-        fitting = [path for path in chapters if path.stem == wanted or path.stem.split("_")[0] == number]
-        if not fitting:
-            known = ", ".join(path.stem for path in chapters) or "none yet"
-            raise ValueError(f"there is no chapter {name!r}; the chapters are {known}")
-        chosen.update(fitting)
-    return [path for path in chapters if path in chosen] if names else chapters
-
-
-def chapter_title(path: Path) -> str:
-    """The first heading of a notebook."""
-    for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
-        heading = re.search(r"^# (.+)$", "".join(cell["source"]), re.MULTILINE)
-        if cell["cell_type"] == "markdown" and heading:
-            return heading[1].strip()
-    return path.stem
-
-
-def chapter_settings(path: Path) -> dict[str, dict]:
-    """The settings of a chapter by profile, read from its call of `choose_settings` without running the chapter.
-
-    Each profile has all settings: those it does not state are the first profile's. A value that depends on other code
-    of the chapter is None here.
-    """
-
-    def evaluate(node: ast.expr):
-        try:
-            return eval(compile(ast.Expression(node), path.name, "eval"))
-        except NameError:
-            return None
-
-    for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
-        source = "".join(cell["source"])
-        if cell["cell_type"] != "code" or "choose_settings(" not in source:
-            continue
-        for call in ast.walk(ast.parse(source)):
-            name = getattr(getattr(call, "func", None), "attr", None)
-            if name == "choose_settings":
-                stated = {
-                    profile.arg: {setting.arg: evaluate(setting.value) for setting in profile.value.keywords}
-                    for profile in call.keywords
-                    if profile.arg and isinstance(profile.value, ast.Call)
-                }
-                first = next(iter(stated.values()), {})
-                return {profile: first | settings for profile, settings in stated.items()}
-    return {}
-
-
-def split_overrides(chapters: list[Path], profile: str, overrides: dict) -> dict[str, dict]:
-    """The overrides each chapter knows, by chapter; checked now, not after an hour of another chapter.
-
-    Raises ValueError for a profile that a chapter does not have, an override that no chapter knows, or
-    one of another type than the setting.
-    """
-    known = {path.stem: chapter_settings(path) for path in chapters}
-    for name, profiles in known.items():
-        if profile not in profiles:
-            offered = ", ".join(map(repr, profiles)) or "none"
-            raise ValueError(f"profile={profile!r} is unknown to chapter {name}; it has {offered}")
-    for setting in overrides:
-        if not any(setting in profiles[profile] for profiles in known.values()):
-            offered = "; ".join(f"{name} has {', '.join(profiles[profile])}" for name, profiles in known.items())
-            raise ValueError(f"overrides has no setting {setting!r} in these chapters; {offered}")
-    split = {
-        name: {setting: value for setting, value in overrides.items() if setting in profiles[profile]}
-        for name, profiles in known.items()
-    }
-    if overrides:
-        from lib.chapter import choose_settings
-
-        for name, profiles in known.items():
-            choose_settings(profile, split[name], **profiles)
-    return split
-
-
-def _digest(path: Path) -> str:
-    """Of a chapter's notebook and the whole package: the same digest, the same result."""
-    digest = hashlib.sha256(path.read_bytes())
-    for source in sorted((ROOT / "lib").rglob("*.py")):
-        digest.update(source.read_bytes())
-    return digest.hexdigest()[:16]
 
 
 # --- what is recorded ---------------------------------------------------------------------------------------
@@ -244,7 +130,7 @@ def new_run(
         if left.status in ("running", "waiting"):
             left.status, left.reason = "interrupted", "the run ended here"
     for path in chapters:
-        digest = _digest(path)
+        digest = digest_of(path)
         kept = records.get(path.stem)
         if kept is None or kept.status != "passed" or kept.digest != digest:
             records[path.stem] = Chapter(path.stem, chapter_title(path), overrides=split[path.stem], digest=digest)
@@ -348,7 +234,7 @@ def _execute_notebook(
 
     try:
         papermill.execute_notebook(
-            NOTEBOOKS / f"{chapter.name}.ipynb",
+            notebooks.NOTEBOOKS / f"{chapter.name}.ipynb",
             None,
             parameters={
                 "profile": run.profile,
@@ -357,7 +243,7 @@ def _execute_notebook(
                 "out_dir": str(run.folder / chapter.name),
                 "overrides": chapter.overrides,
             },
-            cwd=NOTEBOOKS,
+            cwd=notebooks.NOTEBOOKS,
             progress_bar=False,
             extra_arguments=[QUIET_KERNEL],
             on_notebook_start=notebook_starts,
@@ -399,92 +285,3 @@ def _signal_children(number: int) -> None:
     for process in psutil.Process().children():
         with suppress(psutil.Error):  # it has just ended
             process.send_signal(number)
-
-
-def store(path: Path) -> float:
-    """Execute a notebook in place for committing; returns the seconds taken.
-
-    What it stores depends on nothing but the cells: no timings, no widget state, no machine's metadata. The
-    cells are formatted as `make test` asks. The file is left as it was where a cell fails.
-
-    Raises nbclient.exceptions.CellExecutionError for a failing cell.
-    """
-    import nbformat
-    from nbclient import NotebookClient
-
-    ruff = [sys.executable, "-m", "ruff", "format", "--quiet", "--stdin-filename", str(path), "-"]
-    source = path.read_text(encoding="utf-8")
-    formatted = subprocess.run(ruff, input=source, capture_output=True, text=True, encoding="utf-8")
-    notebook = nbformat.reads(formatted.stdout or source, as_version=4)
-    for cell in notebook.cells:
-        cell.metadata = {name: cell.metadata[name] for name in KEPT_METADATA if cell.metadata.get(name)}
-    started = time.monotonic()
-    NotebookClient(
-        notebook,
-        timeout=900,
-        kernel_name="python3",
-        record_timing=False,
-        store_widget_state=False,
-        coalesce_streams=True,
-        extra_arguments=[QUIET_KERNEL],
-        resources={"metadata": {"path": str(path.parent)}},
-    ).execute()
-    notebook.metadata = {
-        "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
-        "language_info": {"name": "python"},
-    }
-    nbformat.validate(notebook)
-    write_atomically(path, nbformat.writes(notebook) + "\n")
-    return time.monotonic() - started
-
-
-# --- where it ran -------------------------------------------------------------------------------------------
-
-
-def versions() -> dict[str, str]:
-    """Of Python, the course and the packages its results depend on; an absent package is left out."""
-    found = {"course": _output("git", "-C", str(ROOT), "describe", "--always", "--dirty") or "unknown"}
-    found["python"] = platform.python_version()
-    for name in PACKAGES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
-
-
-def hardware() -> dict[str, str]:
-    """Of this machine: system, processor, cores, memory, graphics processor."""
-    processor = platform.processor()
-    if sys.platform == "darwin":
-        processor = _output("sysctl", "-n", "machdep.cpu.brand_string") or processor
-    elif os.path.exists("/proc/cpuinfo"):
-        model = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
-        processor = model[1] if model else processor
-    gpus = _output("nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else psutil.cpu_count()
-    return {
-        "system": f"{platform.system()} {platform.release()} ({platform.machine()})",
-        "processor": processor or platform.machine(),
-        "cores": str(cores),
-        "memory": format_memory(psutil.virtual_memory().total),
-        "gpu": "; ".join(gpus.splitlines()) or "none",
-    }
-
-
-def _output(*command: str) -> str:
-    """What a command prints, or nothing where it is missing or fails."""
-    try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return ""
-
-
-def format_memory(size: int) -> str:
-    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.0f} MiB"
-
-
-def format_seconds(seconds: float) -> str:
-    minutes, rest = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

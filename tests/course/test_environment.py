@@ -19,9 +19,10 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-from lib import FLOORS, runs
+from lib import FLOORS
+from lib.course import notebooks
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 # Installed to be run, not imported.
@@ -165,7 +166,7 @@ def test_no_file_imports_itself_through_others():
         pytest.fail(" → ".join(error.args[1]))
 
 
-@pytest.mark.parametrize("module", ["lib", "lib.cli", "lib.runs", "lib.report"])
+@pytest.mark.parametrize("module", ["lib", "lib.course.cli", "lib.course.runs", "lib.course.report"])
 def test_what_starts_first_starts_fast(module):
     """Neither `import lib` nor `course --help` waits for PyTorch."""
     code = (
@@ -177,5 +178,5 @@ def test_what_starts_first_starts_fast(module):
 
 def test_every_chapter_is_in_the_readme():
     readme = (ROOT / "README.md").read_text()
-    for path in runs.all_chapters():
+    for path in notebooks.all_chapters():
         assert f"notebooks/{path.name}" in readme, path.name

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import nbformat
 
+from lib.course.machine import format_memory, format_seconds
+from lib.course.runs import Chapter, Run
+from lib.display import format_band
 from lib.files import write_atomically
-from lib.runs import Chapter, Run, format_memory, format_seconds
 
 # What the quick profile promises for a chapter on two CPU cores.
 QUICK_SECONDS, QUICK_MEMORY = 120, 2 * 2**30
@@ -116,14 +118,6 @@ def count_inside(metrics: dict[str, dict]) -> str:
     return f"{sum(banded)}/{len(banded)}" if banded else ""
 
 
-def format_band(entry: dict) -> str:
-    """A metric's band: "≥ 0.85", "0.1 to 0.3", or empty where it has none."""
-    low, high = entry["low"], entry["high"]
-    if low is not None and high is not None:
-        return f"{low:g} to {high:g}"
-    return f"≥ {low:g}" if low is not None else f"≤ {high:g}" if high is not None else ""
-
-
 def _summary(run: Run) -> str:
     rows = []
     for chapter in run.chapters:
@@ -162,7 +156,7 @@ def _metrics_table(run: Run) -> str:
             rows.append(
                 f'<tr><td><a href="#{chapter.name}">{chapter.name.split("_")[0]}</a></td><td>{html.escape(name)}</td>'
                 f'<td class="number {inside}">{entry["value"]:.4g}</td><td>{html.escape(entry["unit"])}</td>'
-                f"<td>{format_band(entry)}</td><td>{_band_picture(entry)}</td></tr>"
+                f"<td>{format_band(entry['low'], entry['high'])}</td><td>{_band_picture(entry)}</td></tr>"
             )
     if not rows:
         return ""
