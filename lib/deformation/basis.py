@@ -11,11 +11,11 @@ from lib.geometry import mesh
 
 
 class LinearBasis(nn.Module):
-    """Coefficients (B, M) → vertices (B, V, 3): T + Σ_m c_m B_m. The basis is learned, the template is fixed.
+    """Coefficients c (B, M) → vertices (B, V, 3): the template plus Σ_m c_m mode_m. The modes are learned.
 
-    A network that ends in it has as many outputs as one that ends in K handles, when M = 3 K.
-    The one parameter is `modes` (M, V, 3), normal noise of standard deviation `scale` (in units of the
-    template) at first: zeros would give no gradient to the coefficients.
+    A network that ends in this layer has as many outputs as one that ends in K handles, when M = 3 K.
+    The one parameter is `modes` (M, V, 3). It starts as normal noise of standard deviation `scale` (in units of
+    the template), because zeros would give no gradient to the coefficients.
 
     Raises ValueError for less than one mode.
     """
@@ -38,11 +38,11 @@ class LinearBasis(nn.Module):
 def principal_components(
     samples: Float[Tensor, "S V 3"], num_modes: int
 ) -> tuple[Float[Tensor, "V 3"], Float[Tensor, "M V 3"], Float[Tensor, "M"]]:
-    """Mean, modes and standard deviations along them, of meshes in correspondence (PCA).
+    """Find the principal components of meshes in correspondence: mean, modes, standard deviations along the modes.
 
-    Of all linear bases with M modes, these are nearest to the samples in the sense of least squares. The
-    modes are orthonormal as vectors of 3 V numbers, the one with the largest deviation first; their signs
-    are such that the largest entry is positive.
+    Among all linear bases with M modes this one comes nearest to the samples, in the sense of least squares. The
+    modes are orthonormal as vectors of 3 V numbers, the one with the largest deviation first. The sign of each
+    mode makes its largest entry positive.
 
     Raises ValueError for more modes than there are samples or coordinates.
     """

@@ -1,11 +1,11 @@
 """Learnable handles: a few points move, and the mesh follows while it keeps its curvature.
 
-A handle is a weighted mean of vertices, H = A V, with rows of A that sum to one. Given where the handles
-shall be, H̃, the vertices of a template T with Laplacian L solve
+A handle is a weighted mean of vertices, H = A V; the rows of A sum to one. H̃ says where the handles shall go. The
+vertices V of a template V̄ with Laplacian L then solve
 
-    V = argmin ½‖L V − L T‖² + ½‖A V − H̃‖²,    (LᵀL + AᵀA) V = LᵀL T + Aᵀ H̃.
+    V = argmin ½‖L V − L V̄‖² + ½‖A V − H̃‖²,    (LᵀL + AᵀA) V = LᵀL V̄ + Aᵀ H̃.
 
-As (LᵀL + AᵀA) T = LᵀL T + Aᵀ A T, this is V = T + D (H̃ − A T) with W = LᵀL + AᵀA and D = W⁻¹ Aᵀ (V, K).
+Because (LᵀL + AᵀA) V̄ = LᵀL V̄ + Aᵀ A V̄, this is V = V̄ + D (H̃ − A V̄) with W = LᵀL + AᵀA and D = W⁻¹ Aᵀ (V, K).
 Source: Kokkinos & Kokkinos, "Learning monocular 3D reconstruction of articulated categories from motion",
 CVPR 2021, equations 1-5 and supplement C; after Sorkine et al., "Laplacian surface editing", 2004.
 """
@@ -24,19 +24,20 @@ from torch.nn.functional import linear
 from lib.checks import check_same_device, check_tensor
 from lib.geometry import geodesics, laplacian, mesh
 
-# Up to here (LᵀL)⁺ is kept as one dense matrix (36 MB in float32), which suits a GPU; above, as sparse factors.
+# Up to so many vertices (LᵀL)⁺ is kept as one dense matrix (36 MB in float32), which suits a GPU; above, as sparse
+# factors.
 DENSE_UP_TO = 3000
 
 
 class HandleLayer(nn.Module):
     """Handle offsets (B, K, 3) → vertices (B, V, 3). The matrix A is learned, the template is fixed.
 
-    template: its dtype and device are those of the layer. Its size should be about 1, as the first A
-        depends on distances in absolute terms (see `initial_logits`).
+    template: gives the layer its dtype and device. Its size should be about 1, because the first A depends on the
+        distances in units of the template (see `initial_logits`).
     num_handles: K.
     laplacian: "cotangent" or "uniform" (vertex minus the mean of its neighbours).
-    method: how W is solved. "woodbury" uses that only AᵀA changes while A is learned, and solves a K × K
-        system in each step; "cholesky" builds and factorises the dense (V, V) matrix W in each step.
+    method: how to solve with W. Only AᵀA changes while A is learned. "woodbury" makes use of this, and solves a
+        K × K system in each step; "cholesky" builds and factorises the dense (V, V) matrix W in each step.
 
     The one parameter is `logits` (K, V), with A = softmax(logits) over the vertices.
 
@@ -51,26 +52,26 @@ class HandleLayer(nn.Module):
         self.energy = LaplacianEnergy(template, laplacian, method)
 
     def matrix(self) -> Float[Tensor, "K V"]:
-        """A: one row of weights per handle, which are positive and sum to one."""
+        """The matrix A: a row of weights for each handle, which are positive and sum to one."""
         return self.logits.softmax(dim=1)
 
     def handles(self) -> Float[Tensor, "K 3"]:
-        """A T: where the handles are in the template."""
+        """The places of the handles in the template, A V̄."""
         return self.matrix() @ self.energy.template
 
     def forward(self, offsets: Float[Tensor, "B K 3"]) -> Float[Tensor, "B V 3"]:
-        """The mesh whose handles are moved by `offsets` from their places in the template; in the layer's dtype."""
+        """Move the handles by `offsets` from their places in the template; return vertices of the layer's dtype."""
         check_tensor("offsets", offsets, f"B {len(self.logits)} 3")
         check_same_device(offsets=offsets, logits=self.logits)
-        # Half the digits of a network's mixed precision are too few to solve with.
+        # Solve in full precision: the digits of a network's mixed precision are too few.
         with torch.autocast(offsets.device.type, enabled=False):
             A = self.matrix()
-            # H̃ depends on A as well; this part of the gradient is left to autograd.
+            # H̃ depends on A as well; autograd adds this part of the gradient.
             return deform(A, A @ self.energy.template + offsets.to(A.dtype), self.energy)
 
     @torch.no_grad()
     def fold(self) -> tuple[Float[Tensor, "V 3"], Float[Tensor, "V K"]]:
-        """The layer as it is now as constants (C, D), for `apply_folded`: V = C + D H̃, H̃ the places of the handles."""
+        """Fold the present layer into constants (C, D) for `apply_folded`: V = C + D H̃, H̃ the handles' places."""
         A = self.matrix()
         D = self.energy.system(A).influence
         return self.energy.template - D @ (A @ self.energy.template), D
@@ -79,16 +80,16 @@ class HandleLayer(nn.Module):
 def apply_folded(
     C: Float[Tensor, "V 3"], D: Float[Tensor, "V K"], targets: Float[Tensor, "B K 3"]
 ) -> Float[Tensor, "B V 3"]:
-    """C + D H̃: the mesh for handles at `targets`, by one matrix product for the whole batch."""
-    # Of a contiguous input `linear` makes one product, of another one a product for each element of the batch.
+    """Compute the vertices C + D H̃ for handles at `targets`, by one matrix product for the whole batch."""
+    # If its input is contiguous, `linear` makes one product; otherwise a product for each element of the batch.
     return C + linear(targets.mT.contiguous(), D).mT
 
 
 def initial_logits(template: mesh.Mesh, num_handles: int) -> Float[Tensor, "K V"]:
-    """1 / max(d_kv, mean edge length), d the geodesic distance from vertex v to the centre of handle k.
+    """The logits 1 / max(d_ki, mean edge length), d_ki the geodesic distance from vertex i to the centre of handle k.
 
-    The centres are farthest points. Softmax makes of it A_kv ∝ exp(1 / max(d_kv, mean edge length)):
-    equation 4 of the paper with its indices put right, and kept finite at the centre itself.
+    The centres are farthest points. Softmax turns the logits into A_ki ∝ exp(1 / max(d_ki, mean edge length)). This
+    is equation 4 of the paper with its indices corrected, and finite at the centre itself.
 
     Raises ValueError for fewer than one handle or more than vertices.
     """
@@ -105,9 +106,9 @@ def initial_logits(template: mesh.Mesh, num_handles: int) -> Float[Tensor, "K V"
 
 
 def deform(A: Float[Tensor, "K V"], targets: Float[Tensor, "B K 3"], energy: LaplacianEnergy) -> Float[Tensor, "B V 3"]:
-    """The vertices whose handles A V come near `targets` while the Laplacian stays that of the template.
+    """Find the vertices whose handles A V come near `targets` while L V stays near L V̄ of the template.
 
-    Differentiable in A and targets, by the explicit formulas of `_Deformation`. Not in the template.
+    Differentiable in A and targets, by the explicit formulas of `_Deformation`, but not in the template.
     """
     count = energy.template.shape[0]
     check_tensor("A", A, f"K {count}")
@@ -117,14 +118,14 @@ def deform(A: Float[Tensor, "K V"], targets: Float[Tensor, "B K 3"], energy: Lap
 
 
 class _Deformation(torch.autograd.Function):
-    """V = T + D (H̃ − A T), and its gradient without differentiating through a solver.
+    """V = V̄ + D (H̃ − A V̄), and its gradient without differentiating through a solver.
 
-    With G = ∂g/∂V of the loss g and g_b = W⁻¹ G, figure 8 of the paper is
+    With G = ∂ℒ/∂V of the loss ℒ and G_b = W⁻¹ G, figure 8 of the paper reads
 
-        ∂g/∂H̃ = A g_b,    ∂g/∂A = H̃ g_bᵀ + A g_W + A g_Wᵀ,    g_W = −g_b Vᵀ.
+        ∂ℒ/∂H̃ = A G_b,    ∂ℒ/∂A = H̃ G_bᵀ + A G_W + A G_Wᵀ,    G_W = −G_b Vᵀ.
 
-    Two rearrangements make its cost independent of the batch: A g_b = Dᵀ G needs no solve at all, and
-    H̃ g_bᵀ + A g_Wᵀ = (H̃ − A V) Gᵀ W⁻¹ can be summed over the batch before the one solve, so that there
+    Two rearrangements make the cost independent of the batch: A G_b = Dᵀ G needs no solve at all, and
+    H̃ G_bᵀ + A G_Wᵀ = (H̃ − A V) Gᵀ W⁻¹ can be summed over the batch before the one solve, so that there
     are K right-hand sides instead of 3 B.
     """
 
@@ -149,12 +150,12 @@ class _Deformation(torch.autograd.Function):
 
 
 class LaplacianEnergy(nn.Module):
-    """½‖L V − L T‖² of a fixed template T, and what solving with LᵀL + AᵀA for any A needs.
+    """The energy ½‖L V − L V̄‖² of a fixed template V̄, prepared for solving with LᵀL + AᵀA for any A.
 
-    Both Laplacians are L = diag(r) S with S symmetric (r = 1 for the cotangent one, 1 / degree for the
-    uniform one), so that LᵀL = S diag(r²) S. Sparse factors of S, with one vertex of each piece of the mesh
-    held, therefore apply the pseudo-inverse (LᵀL)⁺ in two solves, each with the condition of S instead of
-    its square.
+    Both Laplacians have the form L = diag(r) S with S symmetric: r = 1 for the cotangent Laplacian, and 1 over the
+    number of neighbours for the uniform one. So LᵀL = S diag(r²) S. Sparse factors of S, with one vertex of each
+    piece of the mesh held, therefore apply the pseudo-inverse (LᵀL)⁺ in two solves. Each solve has the condition
+    number of S, not its square.
 
     Raises ValueError for an unknown laplacian or method, or an invalid mesh.
     """
@@ -176,7 +177,7 @@ class LaplacianEnergy(nn.Module):
         self.register_buffer("dense", None if dense is None else torch.from_numpy(dense).to(pieces), persistent=False)
 
     def system(self, A: Float[Tensor, "K V"]) -> _Cholesky | _Woodbury:
-        """W = LᵀL + AᵀA, ready to be solved."""
+        """Prepare W = LᵀL + AᵀA for solving."""
         if self.method == "cholesky":
             return _Cholesky(A, self.dense)
         return _Woodbury(A, self.pieces, self._apply_inverse)
@@ -199,13 +200,13 @@ class _Cholesky:
 
 
 class _Woodbury:
-    """Solve with W = LᵀL + AᵀA through P = (LᵀL)⁺ and a system with one unknown per handle.
+    """Solve with W = LᵀL + AᵀA by J = (LᵀL)⁺ and a system with one unknown per handle.
 
-    LᵀL Z = 0 for the functions Z (V, m) that are constant on each of the m pieces of the mesh. For
-    W X = R write U = A X; then LᵀL X = R − Aᵀ U, so X = P (R − Aᵀ U) + Z c, where c is the part that P
-    cannot see. Multiplying by A, and by Zᵀ what P is applied to, leaves, with Q = A P Aᵀ,
+    The functions that are constant on each of the m pieces of the mesh, Z (V, m), satisfy LᵀL Z = 0. To solve
+    W X = Y write U = A X. Then LᵀL X = Y − Aᵀ U, so X = J (Y − Aᵀ U) + Z c, where c are the constants that J removes.
+    Multiply X by A; and note that J may only be applied where Zᵀ (Y − Aᵀ U) = 0. With Q = A J Aᵀ this gives
 
-        (1 + Q) U − (A Z) c = A P R,    (A Z)ᵀ U = Zᵀ R.
+        (1 + Q) U − (A Z) c = A J Y,    (A Z)ᵀ U = Zᵀ Y.
     """
 
     def __init__(self, A: Tensor, pieces: Float[Tensor, "V m"], apply_inverse: Callable[[Tensor], Tensor]) -> None:
@@ -217,7 +218,7 @@ class _Woodbury:
         self.touch = A @ pieces
         self.touch_solved = torch.cholesky_solve(self.touch, self.factor)
         self.schur = self.touch.mT @ self.touch_solved
-        # R = Aᵀ, where 1 − U is what is small and wanted.
+        # Solve for Y = Aᵀ. There 1 − U is small, and is what we need: compute it directly.
         shift = torch.linalg.solve(self.schur, self.touch_solved.mT)
         rest = torch.cholesky_solve(eye - self.touch @ shift, self.factor)
         self.influence = self.spread @ rest + pieces @ shift
@@ -231,7 +232,7 @@ class _Woodbury:
 
 
 class _PseudoInverse:
-    """(LᵀL)⁺ in float64 on the CPU, by sparse factors of the symmetric matrix behind L."""
+    """The pseudo-inverse (LᵀL)⁺ in float64 on the CPU, by sparse factors of the symmetric matrix behind L."""
 
     def __init__(self, template: mesh.Mesh, kind: str) -> None:
         from scipy.sparse.csgraph import connected_components
@@ -254,20 +255,20 @@ class _PseudoInverse:
         self.factors = laplacian.Factorization(held, verts.numpy()[self.free])
 
     def gram(self):
-        """LᵀL as a sparse (V, V) matrix."""
+        """Return LᵀL as a sparse (V, V) matrix."""
         scaled = self.symmetric * self.row_scale
         return scaled.T @ scaled
 
     def solve(self, right: Float[np.ndarray, "V C"]) -> Float[np.ndarray, "V C"]:
-        """S diag(r²) S X = the part of `right` without constants; X has none either."""
+        """Solve S diag(r²) S X = `right` without its constants; X is without constants, too."""
         squared = self.row_scale**2
         first = self._solve_symmetric(self._without_constants(right, np.ones_like(squared)))
-        # S z = b leaves z open by constants: take those for which S x = z / r² can be solved.
+        # S z = b determines z up to constants: choose them so that S x = z / r² has a solution.
         second = self._solve_symmetric(self._without_constants(first, 1 / squared) / squared)
         return self._without_constants(second, np.ones_like(squared))
 
     def matrix(self) -> Float[np.ndarray, "V V"]:
-        """(LᵀL)⁺ itself; by blocks of columns, as a solve for all of them would take many times its memory."""
+        """Return (LᵀL)⁺, computed by blocks of columns: one solve for all would take many times the memory."""
         count = len(self.row_scale)
         inverse = np.empty((count, count))
         for start in range(0, count, 256):

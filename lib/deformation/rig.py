@@ -1,9 +1,9 @@
 """Handles that a person can move in any 3D program: the folded layer as a skin in a .glb file.
 
-A glTF skin moves vertex v to Σ_k w_vk J_k v, where J_k is how joint k has moved. Joints that are only shifted, by
-Δ_k, and weights that sum to one make this v + Σ_k w_vk Δ_k. With w = D that is the folded layer, V = T + D Δ, and
-the rows of D do sum to one. But the weights of a file must not be negative, those of D can be, and programs need
-read only four a vertex. So the skin is the nearest one that is allowed, and the file carries D beside it.
+A glTF skin moves vertex v_i to Σ_k w_ik J_k v_i, where J_k is the motion of joint k. If joints are only shifted, by
+Δ_k, and weights sum to one, this is v_i + Σ_k w_ik Δ_k. With w = D it is the folded layer, V = V̄ + D Δ; and the rows
+of D do sum to one. But the weights of a file must not be negative, whereas those of D can be, and programs are obliged
+to read only four weights a vertex. So the skin is the nearest one that is allowed, and the file holds D in addition.
 Source: Khronos, glTF 2.0 specification, section 3.7.3 (skins).
 """
 
@@ -24,11 +24,12 @@ FLOAT = 5126  # glTF's number for float32
 
 
 def skin_weights(influence: Float[Tensor, "V K"], per_vertex: int = 4) -> Float[Tensor, "V K"]:
-    """The weights nearest to `influence` that are not negative, sum to one, and of which few are not zero.
+    """Find the weights nearest to `influence` that are not negative, sum to one, and are nearly all zero.
 
     Each row is projected, in the least-squares sense, onto the probability simplex with at most `per_vertex`
-    entries: the largest ones, less what makes their positive parts sum to one. So a vertex is off by at most
-    ‖w_v − D_v‖ times the length of Δ, and by the mean over independent random Δ as little as can be.
+    entries: keep the largest ones, subtract one number from each so that their positive parts sum to one, and cut
+    the rest. So vertex i is off by at most ‖w_i − D_i‖ times the length of Δ. In the mean over independent random Δ
+    no other allowed weights are nearer.
     Source: Kyrillidis et al., "Sparse projections onto the simplex", ICML 2013, algorithm 1.
 
     Raises ValueError unless per_vertex is 1 or more.
@@ -53,19 +54,19 @@ def save_rig(
 ) -> None:
     """Write a .glb with a mesh, its texture or colours, and a joint handle_00, handle_01, … for each handle.
 
-    shape: as the file opens, the template or any state V = C + D H̃ of the folded layer. A mesh whose texture
-        has a seam has vertices twice; give those the same row of `influence`.
+    shape: the mesh that the file shows when opened: the template, or any state V = C + D H̃ of the folded layer. A
+        mesh whose texture has a seam has vertices twice; give both the same row of `influence`.
     places: where the handles are in that state, H̃, or A V.
     influence: D, (V, K).
-    per_vertex: weights of a vertex. Every program reads 4. More are nearer to D, for those that read them, such as
-        Blender; three.js keeps the four largest and scales them to a sum of one.
+    per_vertex: weights of a vertex. Every program reads 4. With more the skin is nearer to D in programs that read
+        them, such as Blender; three.js keeps the four largest and scales them to a sum of one.
 
-    Where a program moves handle k by Δ_k, vertices move by `skin_weights(influence, per_vertex)` @ Δ. The exact D
-    lies in the file as vertex attributes _INFLUENCE_0, _INFLUENCE_1, … of four columns each (the last one may have
-    fewer), which trimesh.load_mesh gives as `vertex_attributes`, and Blender as attributes of the mesh.
+    When a program moves handle k by Δ_k, the vertices move by `skin_weights(influence, per_vertex)` @ Δ. The file
+    holds the exact D as vertex attributes _INFLUENCE_0, _INFLUENCE_1, … of four columns each (the last one may have
+    fewer). trimesh.load_mesh gives them as `vertex_attributes`, Blender as attributes of the mesh.
 
     Raises ValueError for another ending, or an influence that does not fit the mesh and the handles or whose rows
-    do not sum to one; OSError where the file cannot be written.
+    do not sum to one; OSError if the file cannot be written.
     """
     path = Path(path)
     if path.suffix.lower() != ".glb":
@@ -90,7 +91,7 @@ def save_rig(
             skin_attributes.append(f"{name}_{i // 4}")
 
     def add_skin(buffers: dict, tree: dict) -> None:
-        # trimesh marks all attributes of its caller's as private ones.
+        # trimesh marks all attributes that its caller adds as private.
         attributes = tree["meshes"][0]["primitives"][0]["attributes"]
         attributes |= {name: attributes.pop(f"_{name}") for name in skin_attributes}
         where = places.detach().cpu().double().numpy()

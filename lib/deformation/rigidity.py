@@ -1,4 +1,4 @@
-"""How far a deformation is from rigid: as rigid as possible (ARAP), and preserved local distances."""
+"""Two measures of how far a deformation is from rigid: as rigid as possible (ARAP), and changed local distances."""
 
 from __future__ import annotations
 
@@ -17,12 +17,13 @@ def arap_energy(
     faces: Int[Tensor, "F 3"],
     weights: str = "cotangent",
 ) -> Float[Tensor, "B"]:
-    """How much the edges around each vertex differ from a rotated copy of the same edges at rest.
+    """Energy of a deformation: how much the edges around each vertex differ from a rotated copy of those at rest.
 
         E = Σ_i min over rotations R_i of Σ_{j ∈ N(i)} w_ij ‖(v_i − v_j) − R_i (r_i − r_j)‖²,
 
-    each rotation in closed form by SVD. In squared units of verts; zero for a rigid motion of the whole.
-    R_i minimises its term, so ∂E/∂R_i is zero and the exact gradient needs none through the SVD.
+    with the rest positions r_i and each rotation in closed form by SVD. In squared units of verts; zero for a rigid
+    motion of the whole. R_i minimises its term, so ∂E/∂R_i is zero, and the exact gradient does not pass through
+    the SVD.
 
     weights: "cotangent" of the rest mesh, negative ones set to zero (a refined mesh then costs about the
     same), or "uniform".
@@ -33,7 +34,7 @@ def arap_energy(
     if weights == "cotangent":
         matrix = laplacian.cotangent_laplacian(rest.detach(), faces)
         above = matrix.indices()[0] < matrix.indices()[1]
-        # Coalesced entries above the diagonal come in the order of `edges`.
+        # The coalesced entries above the diagonal have the order of `edges`.
         weight = (-matrix.values()[above]).clamp_min(0)
     elif weights == "uniform":
         weight = torch.ones_like(rest[start, 0])
@@ -58,7 +59,7 @@ def _nearest_rotations(moments: Float[Tensor, "... 3 3"]) -> Float[Tensor, "... 
 
 
 def ring_pairs(faces: Int[Tensor, "F 3"], rings: int = 2) -> Int[Tensor, "P 2"]:
-    """All pairs of vertices with at most `rings` edges between them, each once, smaller index first.
+    """List all pairs of vertices with at most `rings` edges between them, each once, smaller index first.
 
     Raises ValueError for less than one ring.
     """
@@ -82,9 +83,9 @@ def ring_pairs(faces: Int[Tensor, "F 3"], rings: int = 2) -> Int[Tensor, "P 2"]:
 def edge_rigidity(
     verts: Float[Tensor, "B V 3"], rest: Float[Tensor, "V 3"], pairs: Int[Tensor, "P 2"]
 ) -> Float[Tensor, "B"]:
-    """Mean over pairs (u, u') of | ‖v_u − v_u'‖ − ‖r_u − r_u'‖ |, in units of verts.
+    """Mean over pairs (i, j) of | ‖v_i − v_j‖ − ‖r_i − r_j‖ |, in units of verts; r are the positions at rest.
 
-    pairs: of an extended neighbourhood, see `ring_pairs`. Zero for a rigid motion of the whole, and for a
+    pairs: neighbours at most a few edges apart, see `ring_pairs`. Zero for a rigid motion of the whole, and for a
     mirrored copy. Source: the local rigidity loss of Kokkinos & Kokkinos, CVPR 2021.
     """
     _check_deformation(verts, rest)

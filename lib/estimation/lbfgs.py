@@ -1,4 +1,4 @@
-"""L-BFGS for many small problems at once, each with its own curvature, step and end."""
+"""L-BFGS for many small problems at once, each with its own curvature, step length and end."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ def minimize_lbfgs(
     history: int = 10,
     tolerance: float = 1e-10,
 ) -> tuple[Float[Tensor, "B D"], Float[Tensor, "B"]]:
-    """Minimise B independent functions of D variables each; returns the minimisers and their values, detached.
+    """Minimise B independent functions of D variables each; return the minimisers and their values, detached.
 
-    objective: (B, D) → (B,), where item b of the result depends on row b alone. It may be infinite or NaN
-    outside its domain; such a trial step is refused. `torch.optim.LBFGS` on the sum would couple the items
-    through one step length and one curvature; here an item's path does not depend on its neighbours.
+    objective: (B, D) → (B,); entry b of the result depends on row b alone. It may be infinite or NaN outside its
+    domain; a trial step that leads there is refused. `torch.optim.LBFGS` on the sum would couple the problems by
+    one step length and one curvature. Here the path of one problem does not depend on the others.
 
-    An item ends when its largest gradient entry is at most `tolerance`, or when the search direction
-    promises less than the rounding error of its value. Nocedal and Wright, "Numerical Optimization", 2006,
-    algorithm 7.4, with a backtracking line search; a step of non-positive curvature is left out of the
+    A problem ends when its largest gradient entry is at most `tolerance`, or when the search direction
+    promises less than the rounding error of its value. Source: Nocedal and Wright, "Numerical Optimization",
+    2006, algorithm 7.4, with a backtracking line search; a step of non-positive curvature is left out of the
     history.
 
-    Raises ValueError where the objective is not finite at the start.
+    Raises ValueError if the objective is not finite at the start.
     """
     check_tensor("start", start, "B D", finite=True)
 
@@ -89,7 +89,7 @@ def minimize_lbfgs(
 
 
 def _inverse_hessian_times(gradient: Tensor, steps: deque, scale: Tensor) -> Tensor:
-    """The two-loop recursion (algorithm 7.4); a step with inverse curvature 0 does nothing."""
+    """Multiply by the inverse Hessian: the two-loop recursion (algorithm 7.4); inverse curvature 0 skips a step."""
     result, weights = gradient, []
     for step, change, inverse in reversed(steps):
         weight = inverse * (step * result).sum(-1)

@@ -1,7 +1,6 @@
 """Pose from points: Procrustes in 3D, and cameras from points in an image.
 
-Weights (B, N) are 0 or more, or a mask of visible points. A point of weight 0 may hold anything, NaN
-included.
+Weights (B, N) are 0 or more, or a mask of visible points. A point of weight 0 may hold any value, even NaN.
 """
 
 from __future__ import annotations
@@ -26,12 +25,12 @@ def procrustes(
     with_scale: bool = False,
     allow_reflection: bool = False,
 ) -> tuple[Float[Tensor, "B 3 3"], Float[Tensor, "B 3"], Float[Tensor, "B"]]:
-    """The R, t, s with the least Σ w ‖s R source + t − target‖²; s = 1 unless `with_scale`.
+    """Find the R, t, s with the least Σ w ‖s R source + t − target‖²; s = 1 unless `with_scale`.
 
-    Kabsch 1976; with scale Umeyama, "Least-squares estimation of transformation parameters between two
-    point patterns", PAMI 1991. R is a rotation also where a reflection would fit better, as thin or noisy
-    sets often ask for; `allow_reflection` lets it be any orthogonal matrix. Where the points do not
-    determine R (all on a line, or one point) it is one of the best, and gradients stay finite.
+    Sources: Kabsch 1976; with scale Umeyama, "Least-squares estimation of transformation parameters between two
+    point patterns", PAMI 1991. R is a rotation even if a reflection would fit better, which happens often for thin
+    or noisy point sets; `allow_reflection` lets R be any orthogonal matrix. If the points do not determine R (all
+    on a line, or one point), R is one of the best, and gradients stay finite.
 
     Raises ValueError for weights that are negative or all zero, or a scale asked of coinciding points.
     """
@@ -57,12 +56,12 @@ def weak_perspective_pose(
     points_2d: Float[Tensor, "B N 2"],
     weights: Float[Tensor, "B N"] | Bool[Tensor, "B N"] | None = None,
 ) -> WeakPerspective:
-    """The camera that projects `points_3d` (world) to `points_2d` (image plane), in closed form.
+    """Find the camera that projects `points_3d` (world) to `points_2d` (image plane), in closed form.
 
-    First the affine camera of least squares, u ≈ A X + b with A (2, 3); then the scaled rotation nearest
-    to A, by SVD. Exact without noise; with noise, near the optimum that `refine_weak_perspective` finds.
+    First fit any 2×3 matrix P by least squares, u ≈ P X + t; then take the scaled rotation nearest to P, by SVD.
+    Exact without noise; with noise, near the optimum that `refine_weak_perspective` finds.
 
-    Raises ValueError for points of positive weight that lie in a plane (fewer than 4 always do), for their
+    Raises ValueError for points of positive weight that lie in a plane (fewer than 4 always do), because their
     camera is ambiguous, and for image points that coincide.
     """
     points_3d, points_2d, weights = _correspondences(points_3d, points_2d, weights)
@@ -75,7 +74,7 @@ def weak_perspective_pose(
         reason = f"points_3d[{item}] lie in a plane, which leaves two cameras open"
         raise ValueError(f"{reason}; give 4 or more points of positive weight that do not")
     A = torch.linalg.solve(covariance, X.mT @ (weights[..., None] * u)).mT
-    # The cross product as third row is at right angles to the other two, so it leaves them their nearest.
+    # The third row is the cross product, at right angles to the first two: it does not change their nearest rotation.
     normal = torch.linalg.cross(A[:, 0], A[:, 1])[:, None]
     R = nearest_rotation(torch.cat([A, normal], 1))
     scale = (R[:, :2] * A).sum((-1, -2)) / 2
@@ -94,10 +93,10 @@ def refine_weak_perspective(
     with_scale: bool = True,
     iterations: int = 100,
 ) -> tuple[WeakPerspective, Float[Tensor, "B"]]:
-    """The nearest local optimum of the mean weighted squared reprojection error, by L-BFGS from `start`.
+    """Descend from `start` to a local minimum of the mean weighted squared reprojection error, by L-BFGS.
 
     Returns the camera, detached, and its error Σ w ‖u − û‖² / Σ w per item. `with_scale=False` keeps the
-    scale of `start`. Every item is optimised on its own; where it ends depends on where it starts.
+    scale of `start`. Every item is optimised by itself; its result depends on its start.
     """
     points_3d, points_2d, weights = (part.detach() for part in _correspondences(points_3d, points_2d, weights))
     if len(start) != len(points_3d):
@@ -129,10 +128,10 @@ def pnp(
     *,
     iterations: int = 100,
 ) -> tuple[Pinhole, Float[Tensor, "B"]]:
-    """The pinhole camera of known focal length that projects `points_3d` to `points_2d`, by L-BFGS.
+    """Find the pinhole camera of known focal length that projects `points_3d` to `points_2d`, by L-BFGS.
 
-    ("Perspective n-point".) Starts from the closed-form weak-perspective camera, whose distance is
-    focal / scale. Returns the camera, detached, and its error Σ w ‖u − û‖² / Σ w per item.
+    (This task is called "perspective n-point".) The start is the weak-perspective camera in closed form, at the
+    distance focal / scale. Returns the camera, detached, and its error Σ w ‖u − û‖² / Σ w per item.
 
     Raises ValueError for points in a plane, as `weak_perspective_pose` does.
     """
@@ -177,7 +176,7 @@ def _correspondences(points_3d: Tensor, points_2d: Tensor, weights: Tensor | Non
 
 
 def _prepare(weights: Tensor | None, **points: Tensor) -> tuple[Tensor, ...]:
-    """The points, with those of weight 0 set to 0, and weights that sum to 1 per item."""
+    """Return the points, with those of weight 0 set to 0, and weights that sum to 1 per item."""
     (first_name, first), (second_name, second) = points.items()
     if weights is None:
         weights = first.new_ones(first.shape[:2])
@@ -201,7 +200,7 @@ def _prepare(weights: Tensor | None, **points: Tensor) -> tuple[Tensor, ...]:
 
 
 def _center(points: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-    """The weighted mean (B, D), and the points about it."""
+    """Return the weighted mean (B, D), and the points minus this mean."""
     mean = (weights[..., None] * points).sum(1)
     return mean, points - mean[:, None]
 

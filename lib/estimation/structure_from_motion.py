@@ -1,10 +1,10 @@
 """Cameras and mean shape from keypoints alone: factorisation, metric upgrade, bundle adjustment.
 
 Every frame sees the same K points of one rigid shape under weak perspective, u = s (R X)_xy + t, some of them
-hidden. Of different animals of one kind, this finds the mean shape. What no method can know from
-orthographic pictures is the world's frame and scale, and whether all depths are reversed: X → F X,
-R → F R F with F = diag(1, 1, −1) leaves every picture unchanged. `canonical_frame` settles both with a little
-knowledge of the object.
+hidden. From pictures of different animals of one kind, this finds the mean shape. No method can know from
+orthographic pictures the frame and scale of the world, nor whether all depths are reversed: X → M X and R → M R M
+with M = diag(1, 1, −1) leave every picture unchanged. `canonical_frame` decides both with a little knowledge of
+the object.
 
 Sources: Tomasi and Kanade, "Shape and motion from image streams under orthography", IJCV 1992 (factorisation,
 metric upgrade); Triggs et al., "Bundle adjustment: a modern synthesis", 1999 (Schur complement); Kanazawa et
@@ -36,13 +36,13 @@ def structure_from_motion(
     visible: Bool[Tensor, "N K"],
     permutation: Int[Tensor, "K"] | None = None,
 ) -> tuple[Float[Tensor, "K 3"], WeakPerspective]:
-    """Shape and cameras of N frames of K points, of which those marked visible are known.
+    """Find the shape and the cameras of N frames of K points; only the points marked visible are known.
 
-    permutation: of left and right points of a mirror-symmetric object; every picture's mirror image with the
-        points exchanged is then used as one more picture, which shows what was hidden.
+    permutation: exchanges left and right points of a mirror-symmetric object. The mirror image of every picture,
+        with the points exchanged, then serves as one more picture, which shows points that were hidden.
 
-    Returns the points, of unit root-mean-square distance from their centroid at 0, in an arbitrary frame and
-    possibly with all depths reversed, and the cameras of the N frames. Computed in float64.
+    Returns the points and the cameras of the N frames, computed in float64. The points have their centroid at 0 and
+    a unit root-mean-square distance from it; their frame is arbitrary, and all depths may be reversed.
 
     Raises ValueError for fewer than 3 frames, fewer than 4 points, or a frame that shows fewer than 4 points
     or a point that fewer than 2 frames show.
@@ -66,13 +66,13 @@ def structure_from_motion(
 def factorize(
     points: Float[Tensor, "N K 2"], visible: Bool[Tensor, "N K"]
 ) -> tuple[Float[Tensor, "N 2 3"], Float[Tensor, "N 2"], Float[Tensor, "K 3"]]:
-    """The affine cameras A, t and shape X that minimise the sum of ‖A X + t − u‖² over the visible points.
+    """Find the affine cameras P, t and the shape X that minimise the sum of ‖P X + t − u‖² over the visible points.
 
-    Where all points are visible this is Tomasi and Kanade's: less its centroid, the 2N × K matrix of the
-    coordinates has rank 3, and the singular value decomposition splits it. With points missing, damped
-    Gauss–Newton goes on from there, the missing ones put at the centroid of the rest to begin with. (Random shapes to
-    begin with ended at the same cost, in tests with up to half of the points missing.) Any invertible 3×3 matrix may
-    still stand between A and X.
+    If all points are visible this is Tomasi and Kanade's factorisation: minus its centroids, the 2N × K matrix of the
+    coordinates has rank 3, and the singular value decomposition splits it. If points are missing, they are put at
+    the centroid of the others first, and damped Gauss–Newton improves the result. (Random shapes as a start led to
+    the same cost, in tests with up to half of the points missing.) Any invertible 3×3 matrix may still stand between
+    P and X.
     """
     points = _check_frames(points, visible)
     weights = visible.to(points.dtype)
@@ -104,7 +104,7 @@ def factorize(
 
 
 def _affine_cameras(points: Tensor, weights: Tensor, shape: Tensor) -> tuple[Tensor, Tensor]:
-    """The best affine camera of every frame for a known shape: weighted least squares, slightly damped."""
+    """Find the best affine camera of every frame for a known shape: weighted least squares, slightly damped."""
     ones = torch.cat([shape, torch.ones_like(shape[:, :1])], -1)
     normal = torch.einsum("nk,kp,kq->npq", weights, ones, ones)
     normal = normal + 1e-9 * normal.diagonal(dim1=-2, dim2=-1).sum(-1)[:, None, None] * torch.eye(4).to(normal)
@@ -114,18 +114,18 @@ def _affine_cameras(points: Tensor, weights: Tensor, shape: Tensor) -> tuple[Ten
 
 
 def metric_upgrade(motion: Float[Tensor, "N 2 3"]) -> Float[Tensor, "3 3"]:
-    """The matrix G that makes the two rows of every A G orthogonal and of equal length.
+    """Find the matrix G that makes the two rows of every P G orthogonal and of equal length.
 
-    With Q = G Gᵀ both demands, a₁ᵀ Q a₂ = 0 and a₁ᵀ Q a₁ = a₂ᵀ Q a₂, are linear in the six numbers of the
-    symmetric Q: least squares under ‖Q‖ = 1, then a square root. G is unique up to a rotation, a reflection
-    and its scale, here det |G| = 1.
+    With Q = G Gᵀ both demands on the rows p₁, p₂ of P, p₁ᵀ Q p₂ = 0 and p₁ᵀ Q p₁ = p₂ᵀ Q p₂, are linear in the six
+    numbers of the symmetric Q. Solve them by least squares under ‖Q‖ = 1, then take a square root. G is unique up to
+    a rotation, a reflection and its scale; here |det G| = 1.
     """
     check_tensor("motion", motion, "N 2 3", finite=True)
     rows = motion / motion.flatten(1).norm(dim=-1).clamp_min(1e-12)[:, None, None]
     first, second = rows.unbind(1)
 
     def products(a: Tensor, b: Tensor) -> Tensor:
-        """The coefficients of Q's entries 00, 11, 22, 01, 02, 12 in aᵀ Q b."""
+        """The coefficients of the entries 00, 11, 22, 01, 02, 12 of Q in aᵀ Q b."""
         crossed = torch.stack([a[:, i] * b[:, j] + a[:, j] * b[:, i] for i, j in ((0, 1), (0, 2), (1, 2))], -1)
         return torch.cat([a * b, crossed], -1)
 
@@ -143,7 +143,7 @@ def nearest_cameras(
     visible: Bool[Tensor, "N K"],
     shape: Float[Tensor, "K 3"],
 ) -> WeakPerspective:
-    """The weak-perspective cameras nearest to affine ones: by SVD s R_xy, then the shift that fits best."""
+    """Find the weak-perspective cameras nearest to affine ones: s R_xy by SVD, then the shift that fits best."""
     left, values, right = torch.linalg.svd(motion, full_matrices=False)
     rows = left @ right
     rotation = torch.cat([rows, torch.linalg.cross(rows[:, :1], rows[:, 1:])], 1)
@@ -160,10 +160,10 @@ def bundle_adjust(
     shape: Float[Tensor, "K 3"],
     cameras: WeakPerspective,
 ) -> tuple[Float[Tensor, "K 3"], WeakPerspective]:
-    """Shape and cameras that minimise Σ ‖s (R X)_xy + t − u‖² over the visible points, from a first guess.
+    """Improve shape and cameras until Σ ‖s (R X)_xy + t − u‖² over the visible points is least, from a first guess.
 
     Damped Gauss–Newton over all unknowns together. The cameras' part of the normal equations is block
-    diagonal, so it is eliminated first (Schur complement) and 3K unknowns remain, however many frames there are.
+    diagonal, so it is eliminated first (Schur complement); 3K unknowns remain, however many frames there are.
 
     Returns the shape centred at 0 and of unit root-mean-square size, and the cameras that go with it.
     """
@@ -195,10 +195,10 @@ def bundle_adjust(
 def resect(
     shape: Float[Tensor, "K 3"], points: Float[Tensor, "N K 2"], visible: Bool[Tensor, "N K"], starts: int = 12
 ) -> WeakPerspective:
-    """The cameras that see a known shape at these points, frame by frame, from `starts` turns each.
+    """Find the cameras that see a known shape at these points, frame by frame, from `starts` rotations each.
 
-    The camera that fits the visible points best is taken. Points in one plane leave two that fit alike, mirrored in
-    depth; then it is the one that puts the hidden points farther behind the visible ones.
+    The camera that fits the visible points best is taken. If the points lie in one plane, two cameras fit equally
+    well, mirrored in depth. Then the camera is taken that puts the hidden points farther behind the visible ones.
     """
     check_tensor("shape", shape, f"{points.shape[1]} 3", finite=True)
     check_same_device(shape=shape, points=points, visible=visible)
@@ -250,7 +250,7 @@ def resect(
 def reflect_depth(
     shape: Float[Tensor, "K 3"], cameras: WeakPerspective
 ) -> tuple[Float[Tensor, "K 3"], WeakPerspective]:
-    """The other shape and cameras that give the same pictures: F X and F R F, F = diag(1, 1, −1)."""
+    """Return the other shape and cameras that give the same pictures: M X and M R M, M = diag(1, 1, −1)."""
     flip = torch.tensor([1, 1, -1]).to(shape)
     quaternion = cameras.quaternion * torch.tensor([1, -1, -1, 1]).to(shape)
     return shape * flip, WeakPerspective(cameras.scale, cameras.translation, quaternion)
@@ -266,9 +266,9 @@ def canonical_frame(
 ) -> tuple[Float[Tensor, "K 3"], WeakPerspective]:
     """Turn a centred shape into the course's frame: it looks along +x, y is up, its mirror plane is z = 0.
 
-    The depth is the way round in which hidden points lie behind visible ones. `forward` and `up` name two
-    points each, (from, to): from tail to beak, say, and from belly to back. The shape is made exactly
-    symmetric under `permutation` and scaled so that the cameras' mean scale is 1; the cameras follow.
+    Depths are reversed if hidden points would otherwise lie in front of visible ones. `forward` and `up` name two
+    points each, (from, to), for example from tail to beak, and from belly to back. The shape is made exactly
+    symmetric under `permutation` and scaled so that the cameras' mean scale is 1; the cameras change accordingly.
     """
     check_tensor("permutation", permutation, str(len(shape)), kind="integer")
     depth = cameras.project(shape[None])[..., 2] / cameras.scale[:, None]
@@ -280,7 +280,7 @@ def canonical_frame(
         if behind[some_hidden].mean() < 0:
             shape, cameras = reflect_depth(shape, cameras)
     across = shape - shape[permutation]
-    # Pairs differ along the mirror plane's normal alone.
+    # The two points of a pair differ only along the normal of the mirror plane.
     normal = torch.linalg.eigh(across.T @ across).eigenvectors[:, -1]
     flat = torch.eye(3).to(shape) - torch.outer(normal, normal)
     x = flat @ (shape[forward[1]] - shape[forward[0]])
@@ -298,13 +298,13 @@ def canonical_frame(
 
 
 def common_turn(rotation: Float[Tensor, "N 3 3"], truth: Float[Tensor, "N 3 3"]) -> Float[Tensor, "3 3"]:
-    """The one rotation Q of the world that brings R Q nearest to the true cameras, over all of them."""
+    """Find the one rotation Q of the world that brings all R Q nearest to the true cameras."""
     return nearest_rotation((rotation.mT @ truth).sum(0))
 
 
 def camera_errors(rotation: Float[Tensor, "N 3 3"], truth: Float[Tensor, "N 3 3"]) -> tuple[Float[Tensor, "N"], bool]:
-    """Angles (radians) between two sets of cameras after the best common turn of the world, and whether the
-    depths had to be reversed for it: the error up to the global ambiguity."""
+    """Angles (radians) between two sets of cameras after the best common rotation of the world, and whether the
+    depths had to be reversed for it. This is the error without what no picture can tell."""
     flip = torch.diag(torch.tensor([1, 1, -1]).to(rotation))
     results = []
     for candidate in (rotation, flip @ rotation @ flip):
@@ -314,10 +314,10 @@ def camera_errors(rotation: Float[Tensor, "N 3 3"], truth: Float[Tensor, "N 3 3"
 
 
 def hull_on_sphere(points: Float[Tensor, "K 3"], directions: Float[Tensor, "V 3"]) -> Float[Tensor, "V 3"]:
-    """The convex hull of the points, as a deformed sphere: where rays in these unit directions leave it.
+    """Deform a sphere to the convex hull of the points: find where rays in these unit directions leave the hull.
 
-    The rays start at the centre of the points' bounding box; all is computed in coordinates scaled to a cube, so
-    that the vertices of a sphere spread evenly over a long and narrow shape. Mirror symmetries are kept.
+    The rays start at the centre of the points' bounding box. Coordinates are scaled so that this box is a cube;
+    thus the vertices of a sphere spread evenly over a long and narrow shape. Mirror symmetries are kept.
 
     Raises ValueError for points that lie in one plane.
     """
@@ -340,7 +340,7 @@ def hull_on_sphere(points: Float[Tensor, "K 3"], directions: Float[Tensor, "V 3"
 
 
 def _camera_jacobian(seen: Float[Tensor, "N K 3"]) -> Float[Tensor, "N K 2 6"]:
-    """∂(s R X + t)_xy by a small turn ω (R ← exp(ω) R), the logarithm of s, and t; `seen` is s R X."""
+    """The derivative of (s R X + t)_xy by a small rotation ω (R ← exp(ω) R), by log s, and by t; `seen` is s R X."""
     x, y, z = seen.unbind(-1)
     zero, one = torch.zeros_like(x), torch.ones_like(x)
     rows = ((zero, z, -y, x, one, zero), (-z, zero, x, y, zero, one))
@@ -367,7 +367,7 @@ def _levenberg_marquardt(
     move: Callable[[tuple, Tensor, Tensor], tuple],
     steps: int = 200,
 ) -> tuple[Tensor, ...]:
-    """Minimise Σ w ‖residual‖² over N cameras and K points; the cameras are eliminated from every step."""
+    """Minimise Σ w ‖residual‖² over N cameras and K points; every step eliminates the cameras first."""
     count = weights.shape[1]
     cost = float((residual(state).square().sum(-1) * weights).sum())
     damping, still = 1e-3, 0
@@ -397,7 +397,7 @@ def _levenberg_marquardt(
 
 
 def _check_frames(points: Tensor, visible: Tensor) -> Tensor:
-    """The points, with 0 for the hidden ones."""
+    """Return the points, with 0 for the hidden ones."""
     check_tensor("points", points, "N K 2")
     check_tensor("visible", visible, f"{points.shape[0]} {points.shape[1]}", kind="bool")
     check_same_device(points=points, visible=visible)
