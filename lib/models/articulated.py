@@ -1,8 +1,8 @@
 """One image to a posed, textured animal: a network that moves the handles of a template.
 
 Source: Kokkinos & Kokkinos, "Learning monocular 3D reconstruction of articulated categories from motion", CVPR 2021,
-sections 3.1 and 4. Encoder, camera and texture are those of `lib.models.cmr`; the texture here is the texture flow of
-that model, where the paper decodes colours.
+sections 3.1 and 4. Encoder, camera and texture are those of `lib.models.cmr`: here the texture is a flow, whereas the
+paper decodes colours.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from lib.models.cmr import CategoryNetwork
 
 
 class Articulation(NamedTuple):
-    """What the network says of B images.
+    """Prediction for B images.
 
-    offsets: the numbers that pose the template, as its deformation takes them: handle offsets (B, K, 3), coefficients
-    (B, 3·K) of a basis, or vertex offsets (B, V, 3); verts (B, V, 3): the posed mesh; camera (B, 7):
-    `WeakPerspective.to_vector`; flow (B, S, 2·S, 2): for each point of the sphere image the point of the image plane
+    offsets: the numbers that pose the template, in the form that its deformation takes: handle offsets (B, K, 3),
+    coefficients (B, 3·K) of a basis, or vertex offsets (B, V, 3); verts (B, V, 3): the posed mesh; camera (B, 7):
+    `WeakPerspective.to_vector`; flow (B, S, 2·S, 2): for each point of the sphere image, the point of the image plane
     where its colour is to be picked.
     """
 
@@ -37,7 +37,7 @@ class Articulation(NamedTuple):
 
 
 class Articulated(CategoryNetwork):
-    """The template, what may move it, and the network that says how for an image.
+    """A template, the deformation that moves it, and the network that predicts the motion from an image.
 
     sphere (V, 3): unit vectors, where each vertex of the template lies on the sphere that carries the texture.
     template, deformation, num_handles, laplacian: see `make_deformation`; sizes: see `CategoryNetwork`.
@@ -60,13 +60,13 @@ class Articulated(CategoryNetwork):
         self.offset_shape = shape
 
     def pose(self, code: Float[Tensor, "B F"]) -> tuple[Float[Tensor, "B ..."], Float[Tensor, "B V 3"]]:
-        """Offsets and mesh for codes of the encoder."""
+        """Return offsets and mesh for codes of the encoder."""
         offsets = self.offset_head(code).unflatten(-1, self.offset_shape)
         return offsets, self.deformation(offsets)
 
     def forward(self, images: Float[Tensor, "B 3 H W"]) -> Articulation:
         code = self.encoder(images).float()
-        # As in CMR: under mixed precision only the encoder is.
+        # Only the encoder runs in mixed precision, as in CMR.
         with torch.autocast(images.device.type, enabled=False):
             return Articulation(*self.pose(code), self.camera(code), self.flow(code))
 
@@ -74,13 +74,13 @@ class Articulated(CategoryNetwork):
 def make_deformation(
     template: Mesh, deformation: str, num_handles: int, laplacian: str = "cotangent"
 ) -> tuple[nn.Module, tuple[int, ...]]:
-    """What moves the template, and the shape of the offsets, for one picture, that it takes.
+    """Return the deformation layer, and the shape of its offsets for one picture.
 
-    deformation: "handles" (a `HandleLayer` with K = num_handles, A to be learned), or one of its rivals: "basis" (a
-    `LinearBasis` of 3·K modes, to be learned: as many numbers as K handles have) and "free" (every vertex by itself,
-    nothing to be learned; K has no meaning). template: of size about 1, see `HandleLayer`.
+    deformation: "handles" (a `HandleLayer` with K = num_handles, which learns A), or one of its rivals: "basis" (a
+    `LinearBasis`, which learns 3·K modes, so that it takes as many numbers as K handles) or "free" (every vertex by
+    itself, with nothing to learn; K has no meaning). template: of size about 1, see `HandleLayer`.
 
-    Raises ValueError for another deformation, and what the deformation raises.
+    Raises ValueError for another deformation, and the errors of the deformation.
     """
     if deformation == "handles":
         return HandleLayer(template, num_handles, laplacian), (num_handles, 3)
@@ -92,7 +92,7 @@ def make_deformation(
 
 
 class FreeVertices(nn.Module):
-    """Vertex offsets (B, V, 3) → vertices: nothing is known of how the template moves, and nothing is learned."""
+    """Vertex offsets (B, V, 3) → vertices: the model knows nothing of how the template moves, and learns nothing."""
 
     def __init__(self, template: Mesh) -> None:
         super().__init__()

@@ -1,7 +1,7 @@
 """One image to a textured mesh of a known category: shape, camera and texture of the category-mesh model.
 
 Source: Kanazawa, Tulsiani, Efros, Malik, "Learning category-specific mesh reconstruction from image collections",
-ECCV 2018. What is different here is marked in the docstrings.
+ECCV 2018. The docstrings mark the differences from it.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from lib.models.encoders import Encoder, SphereDecoder, sphere_coordinates
 
 
 class Prediction(NamedTuple):
-    """What the network says of B images.
+    """Prediction for B images.
 
-    offset (B, V, 3): ΔV, by which this animal differs from the mean shape, mirror-symmetric unless the model was
-    told otherwise; camera (B, 7): `WeakPerspective.to_vector`; flow (B, S, 2·S, 2): for each point of the sphere
-    image (see `SphereDecoder`) the point of the image plane where its colour is to be picked.
+    offset (B, V, 3): ΔV, the difference of this animal from the mean shape, mirror-symmetric unless the model was
+    made with symmetric_offsets=False; camera (B, 7): `WeakPerspective.to_vector`; flow (B, S, 2·S, 2): for each point
+    of the sphere image (see `SphereDecoder`), the point of the image plane where its colour is to be picked.
     """
 
     offset: Float[Tensor, "B V 3"]
@@ -34,11 +34,11 @@ class Prediction(NamedTuple):
 
 
 class CategoryNetwork(nn.Module):
-    """What the category models share: one image in; numbers for the shape, a camera and a texture out.
+    """Base of the category models: one image in; numbers for the shape, a camera and a texture out.
 
     faces (F, 3); sphere (V, 3): unit vectors, where each vertex lies on the sphere that carries the texture;
-    outputs: how many numbers say what the shape is, near zero at the start. image_size, width, map_channels,
-    features: of the `Encoder`; texture_size: rows of the sphere image.
+    outputs: how many numbers describe the shape, near zero at the start. image_size, width, map_channels, features:
+    of the `Encoder`; texture_size: rows of the sphere image.
     """
 
     def __init__(
@@ -59,8 +59,8 @@ class CategoryNetwork(nn.Module):
         self.register_buffer("sphere", sphere.clone(), persistent=False)
         self.encoder = Encoder(image_size, width, map_channels, features)
         self.offset_head = nn.Linear(features, outputs)
-        # Scale, shift, and the first two rows of a rotation, where the release has a quaternion: once around an
-        # animal, a quaternion ends at its negative, and no continuous network can follow it.
+        # Predict scale, shift, and the first two rows of a rotation. The paper's code predicts a quaternion; but after
+        # one walk around the animal a quaternion arrives at its negative, and no continuous network can follow that.
         self.camera_head = nn.Linear(features, 9)
         self.texture_head = SphereDecoder(features, 2, texture_size, texture_width)
         nn.init.normal_(self.offset_head.weight, std=1e-4)
@@ -71,14 +71,14 @@ class CategoryNetwork(nn.Module):
             self.camera_head.bias.copy_(torch.cat([torch.zeros(3), from_the_side]))
 
     def camera(self, code: Float[Tensor, "B F"]) -> Float[Tensor, "B 7"]:
-        """Scale above zero, shift, unit quaternion: `WeakPerspective.to_vector`."""
+        """Return scale (positive), shift and unit quaternion, as `WeakPerspective.to_vector`."""
         camera = self.camera_head(code)
         scale = F.relu(camera[:, :1] + 1) + 1e-12
         quaternion = matrix_to_quaternion(rotation_6d_to_matrix(camera[:, 3:]))
         return torch.cat([scale, camera[:, 1:3], quaternion], -1)
 
     def flow(self, code: Float[Tensor, "B F"]) -> Float[Tensor, "B S 2*S 2"]:
-        """For each point of the sphere image, where in the image plane to pick its colour."""
+        """Return for each point of the sphere image where in the image plane to pick its colour."""
         return self.texture_head(code).permute(0, 2, 3, 1).tanh()
 
     def paint(
@@ -89,8 +89,8 @@ class CategoryNetwork(nn.Module):
         image_size: int,
         background: float = 1.0,
     ) -> Float[Tensor, "B 3 H W"]:
-        """A picture of the mesh with its texture, unlit, for light is in the texture. No gradient reaches shape or
-        camera: the texture must not bend the shape to fit."""
+        """Draw the mesh with its texture, without light, because the texture contains the light already. No gradient
+        reaches shape or camera: the texture must not bend the shape."""
         projected = camera.project(verts).detach()
         fragments = rendering.rasterize(projected, self.faces, image_size)
         directions = rendering.interpolate(self.sphere, self.faces, fragments).permute(0, 2, 3, 1)
@@ -99,21 +99,21 @@ class CategoryNetwork(nn.Module):
         return torch.where(fragments.mask[:, None], colors, background)
 
     def vertex_colors(self, texture: Float[Tensor, "B 3 S 2*S"]) -> Float[Tensor, "B V 3"]:
-        """The texture at the vertices."""
+        """Look up the texture at the vertices."""
         at = sphere_coordinates(self.sphere).expand(len(texture), 1, -1, -1)
         return sample_image(texture, at)[:, :, 0].mT
 
 
 class CMR(CategoryNetwork):
-    """The category: mean shape and keypoint assignment, learned; and the network that adapts it to an image.
+    """A category: its learned mean shape and keypoint assignment, and the network that adapts them to an image.
 
     verts (V, 3), faces (F, 3): the shape to start from, mirror-symmetric about z = 0 under `mirror` (V,); sphere
     (V, 3): unit vectors, where each vertex lies on the sphere that carries the texture. keypoint_permutation (K,):
-    the keypoint on the other side of each. symmetric_offsets: as in the paper; without, every vertex has an offset of
-    its own, and an animal can put one leg before the other. sizes: see `CategoryNetwork`.
+    for each keypoint the one on the other side. symmetric_offsets: True as in the paper; False gives every vertex an
+    offset of its own, so that an animal can put one leg before the other. sizes: see `CategoryNetwork`.
 
-    Half of the mean shape's vertices are free, the rest their mirror images. The assignment A is tied in the same way
-    (the release leaves it free): a left keypoint is where the right one is, mirrored.
+    Half of the mean shape's vertices are free, the others are their mirror images. The assignment A is symmetric in
+    the same way: a left keypoint is the mirror image of the right one. (The paper's code leaves A free.)
     """
 
     def __init__(
@@ -133,7 +133,7 @@ class CMR(CategoryNetwork):
         check_tensor("keypoint_permutation", keypoint_permutation, "K", kind="integer")
         vertex = torch.arange(len(verts))
         free = torch.where(mirror >= vertex)[0]
-        # Of every vertex, which free one it is or mirrors, and the factor of its three coordinates.
+        # Find for every vertex the free vertex that it is, or that it mirrors, and the signs of its coordinates.
         source = torch.searchsorted(free, torch.minimum(vertex, mirror))
         sign = torch.ones(len(verts), 3)
         sign[:, 2] = (mirror > vertex).float() - (mirror < vertex).float()
@@ -148,7 +148,7 @@ class CMR(CategoryNetwork):
         self.logits = nn.Parameter(torch.zeros(len(keypoint_permutation), len(verts)))
 
     def symmetric(self, half: Float[Tensor, "... H 3"]) -> Float[Tensor, "... V 3"]:
-        """The free vertices and their mirror images; those of the midline are put on it."""
+        """Complete the free vertices by their mirror images; vertices of the midline are put onto the mirror plane."""
         return half[..., self.source, :] * self.sign
 
     @property
@@ -157,17 +157,17 @@ class CMR(CategoryNetwork):
 
     @property
     def assignment(self) -> Float[Tensor, "K V"]:
-        """A: for every keypoint a distribution over the vertices, uniform at the start."""
+        """The matrix A: for every keypoint a distribution over the vertices, uniform at the start."""
         mirrored = self.logits[self.keypoint_permutation][:, self.mirror]
         return ((self.logits + mirrored) / 2).softmax(-1)
 
     def keypoints(self, verts: Float[Tensor, "B V 3"]) -> Float[Tensor, "B K 3"]:
-        """Expected vertices: A verts."""
+        """Return the keypoints as expected vertices, A V."""
         return self.assignment @ verts
 
     def forward(self, images: Float[Tensor, "B 3 H W"]) -> Prediction:
         code = self.encoder(images).float()
-        # Under mixed precision only the encoder is: eight bits of a quaternion are a third of a degree.
+        # Only the encoder runs in mixed precision: bfloat16 would round a quaternion by a third of a degree.
         with torch.autocast(images.device.type, enabled=False):
             offset = self.offset_head(code).unflatten(-1, (-1, 3))
             if self.symmetric_offsets:
@@ -176,5 +176,5 @@ class CMR(CategoryNetwork):
 
 
 def sample_image(images: Float[Tensor, "B C H W"], points: Float[Tensor, "B R S 2"]) -> Float[Tensor, "B C R S"]:
-    """The images' colours at these points of the image plane, bilinear; beyond the border, the border's."""
+    """Look up the images' colours at these points of the image plane, bilinear; beyond the border, the border's."""
     return F.grid_sample(images, points, padding_mode="border", align_corners=False)

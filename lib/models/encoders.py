@@ -1,4 +1,4 @@
-"""From an image to numbers: a ResNet-18 written out, the encoder of the category models, and decoders.
+"""Encoders from an image to numbers (a ResNet-18 written out, the encoder of the category models), and decoders.
 
 Sources: He, Zhang, Ren, Sun, "Deep residual learning for image recognition", CVPR 2016 (table 1, figure 5);
 Kanazawa, Tulsiani, Efros, Malik, "Learning category-specific mesh reconstruction", ECCV 2018 (heads).
@@ -21,7 +21,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 class BasicBlock(nn.Module):
-    """Two 3×3 convolutions and a shortcut around them: the block learns what to add to its input."""
+    """Two 3×3 convolutions with a shortcut around them: the block learns what to add to its input."""
 
     def __init__(self, channels_in: int, channels: int, stride: int = 1) -> None:
         super().__init__()
@@ -41,11 +41,11 @@ class BasicBlock(nn.Module):
 
 
 class ResNet18(nn.Module):
-    """The convolutional part of ResNet-18: images in [0, 1] to feature maps of 1/32 of the size.
+    """The convolutional part of ResNet-18: images in [0, 1] → feature maps of 1/32 of the size.
 
-    With width 64 the names and shapes of the parameters are torchvision's, so that published ImageNet weights
-    load with `load_published`. A smaller width is the same network with thinner layers; `pool=False` leaves out
-    the max-pooling, for small images (then 1/16 of the size).
+    With width 64 the parameters have torchvision's names and shapes, so that `load_published` can load published
+    ImageNet weights. A smaller width is the same network with thinner layers. `pool=False` leaves out the
+    max-pooling, for small images; the maps then have 1/16 of the size.
     """
 
     def __init__(self, width: int = 64, pool: bool = True) -> None:
@@ -65,11 +65,11 @@ class ResNet18(nn.Module):
         self.register_buffer("std", torch.tensor(IMAGENET_STD).view(3, 1, 1), persistent=False)
 
     def forward(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B C H2 W2"]:
-        """The last feature map, 8·width channels."""
+        """Return the last feature map, with 8·width channels."""
         return self.stages(images)[-1]
 
     def stages(self, images: Float[Tensor, "B 3 H W"], depth: int = 5) -> list[Tensor]:
-        """The feature maps after the stem and after each of the four layers, the first `depth` of them."""
+        """Return the first `depth` of five feature maps: after the stem, and after each of the four layers."""
         check_tensor("images", images, "B 3 H W")
         x = F.relu(self.bn1(self.conv1((images - self.mean) / self.std)))
         maps = [x]
@@ -81,7 +81,7 @@ class ResNet18(nn.Module):
         return maps
 
     def load_published(self, path: str | Path) -> None:
-        """Load torchvision's ImageNet weights (`resnet18-f37072fd.pth` or the like); its classifier is left out.
+        """Load torchvision's ImageNet weights (such as `resnet18-f37072fd.pth`), without the classifier.
 
         Raises FileNotFoundError or ValueError, in one line, for a missing file or other weights.
         """
@@ -99,7 +99,7 @@ class ResNet18(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Image to a feature vector: ResNet-18, one convolution to 256×4×4, two linear layers (CMR, section 3).
+    """Image → feature vector: ResNet-18, one convolution to 256×4×4, two linear layers (CMR, section 3).
 
     image_size: 64 (without max-pooling), 128 or 256 pixels. width: 64 is ResNet-18; 16 trains on a laptop.
     map_channels: of the 4×4 map, 256 in the paper. features: length of the vector.
@@ -131,17 +131,17 @@ class Encoder(nn.Module):
         return self.project(self.feature_map(images))
 
     def feature_map(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B C 4 4"]:
-        """The 4×4 map before the linear layers, where a head wants to know what lies where."""
+        """Return the 4×4 map before the linear layers, for a head that needs to know places in the image."""
         check_tensor("images", images, f"B 3 {self.image_size} {self.image_size}")
         return self.head(self.trunk(images))
 
 
 class SphereDecoder(nn.Module):
-    """A feature vector to an image on the sphere, (B, channels, size, 2·size), left-right symmetric.
+    """Feature vector → image on the sphere, (B, channels, size, 2·size), left-right symmetric.
 
-    Rows run from the north pole to the south, columns once around; columns are padded as the circle they
-    are. Only the right half is predicted; the left is its mirror image, so that what is hidden on one side
-    is taken from the other (CMR's symmetric texture).
+    Rows run from the north pole to the south pole, columns once around the sphere, and are padded accordingly. Only
+    the right half is predicted; the left half is its mirror image, so that a place hidden on one side gets its colour
+    from the other side (CMR's symmetric texture).
     """
 
     def __init__(self, features: int, channels: int, size: int = 64, width: int = 64) -> None:
@@ -167,10 +167,10 @@ class SphereDecoder(nn.Module):
 
 
 def sphere_coordinates(directions: Float[Tensor, "... 3"]) -> Float[Tensor, "... 2"]:
-    """Where a direction lies in the image of `SphereDecoder`, (x, y) in [-1, 1]², for `grid_sample`.
+    """Convert a direction to its place in the image of `SphereDecoder`, (x, y) in [-1, 1]², for `grid_sample`.
 
-    x is the longitude over π, 0 towards +x (an animal's face), positive on its right-hand side (z > 0); y the
-    latitude, −1 (the first row) straight up, towards +y. Differentiable except at the poles.
+    x is the longitude divided by π: 0 towards +x (an animal's face), positive on its right-hand side (z > 0). y is
+    the latitude: −1 (the first row) straight up, towards +y. Differentiable except at the poles.
     """
     check_tensor("directions", directions, "... 3")
     x, y, z = directions.unbind(-1)
@@ -180,9 +180,9 @@ def sphere_coordinates(directions: Float[Tensor, "... 3"]) -> Float[Tensor, "...
 
 
 def pad_half_sphere(x: Float[Tensor, "B C S S"]) -> Float[Tensor, "B C S+2 S+2"]:
-    """One pixel more on every side of the right half of a symmetric sphere image.
+    """Pad the right half of a symmetric sphere image by one pixel on every side.
 
-    Left and right of it lies its own mirror image: repeating the border is exact there; at the poles it is
-    the usual choice.
+    Its own mirror image lies to its left and to its right, so repeating the border is exact there. At the poles
+    repeating the border is the usual choice.
     """
     return F.pad(x, (1, 1, 1, 1), mode="replicate")

@@ -1,8 +1,8 @@
-"""Features to compare pictures in: learnt from the pictures themselves, or VGG-16's where its weights are at hand.
+"""Features for comparing pictures: learnt from the pictures themselves, or VGG-16's if its weights are at hand.
 
-An L1 loss on pixels has blurred pictures for its optimum; a difference of features sees edges and eyes. Unsup3D takes
-VGG-16's relu3_3, and row 6 of its ablation shows that features which nobody labelled do as well: those of a network
-that was taught to say by how many quarter turns a picture was rotated (Gidaris, Singh and Komodakis, "Unsupervised
+An L1 loss on pixels is smallest for blurred pictures; a difference of features sees edges and eyes. Unsup3D takes
+VGG-16's relu3_3. Row 6 of its ablation shows that features learnt without labels work as well: those of a network that
+was trained to tell by how many quarter turns a picture was rotated (Gidaris, Singh and Komodakis, "Unsupervised
 Representation Learning by Predicting Image Rotations", ICLR 2018).
 """
 
@@ -20,7 +20,7 @@ from lib.models.encoders import IMAGENET_MEAN, IMAGENET_STD
 
 
 class RotationFeatures(nn.Module):
-    """Pictures (B, 3, H, W) in [0, 1] → features (B, 4·channels, H/4, W/4), and a head that names the rotation.
+    """Pictures (B, 3, H, W) in [0, 1] → features (B, 4·channels, H/4, W/4), with a head that names the rotation.
 
     Train it with `loss`, then call `freeze` and give it to `photogeometric_loss(features=…)`.
     """
@@ -49,7 +49,7 @@ class RotationFeatures(nn.Module):
         return self.trunk(2 * images - 1) * self.scale
 
     def loss(self, images: Float[Tensor, "B 3 S S"]) -> dict[str, Tensor]:
-        """The rotation task on a batch: cross-entropy as "loss", and the share of right answers as "accuracy"."""
+        """Try the rotation task on a batch: cross-entropy as "loss", and the share of right answers as "accuracy"."""
         turned, turns = rotate_all(images)
         guess = self.head(self.trunk(2 * turned - 1))
         accuracy = (guess.argmax(1) == turns).float().mean()
@@ -66,7 +66,7 @@ class RotationFeatures(nn.Module):
 
 
 def rotate_all(images: Float[Tensor, "B C S S"]) -> tuple[Float[Tensor, "4B C S S"], Int[Tensor, "4B"]]:
-    """Every picture by 0, 1, 2 and 3 quarter turns counter-clockwise, and the number of turns.
+    """Rotate every picture by 0, 1, 2 and 3 quarter turns counter-clockwise; return also the number of turns.
 
     Raises ValueError for pictures that are not square.
     """
@@ -78,8 +78,8 @@ def rotate_all(images: Float[Tensor, "B C S S"]) -> tuple[Float[Tensor, "4B C S 
 class VGGFeatures(nn.Module):
     """VGG-16 up to relu3_3: pictures (B, 3, H, W) in [0, 1] → (B, 256, H/4, W/4), as Unsup3D compares them.
 
-    Weights are torchvision's (`vgg16-397923af.pth`); names and shapes agree, the rest of that file is left out.
-    Simonyan and Zisserman, "Very Deep Convolutional Networks for Large-Scale Image Recognition", ICLR 2015.
+    The weights are torchvision's (`vgg16-397923af.pth`): names and shapes agree, the rest of that file is ignored.
+    Source: Simonyan and Zisserman, "Very Deep Convolutional Networks for Large-Scale Image Recognition", ICLR 2015.
 
     Raises FileNotFoundError or ValueError, in one line, for a missing file or other weights.
     """

@@ -1,14 +1,14 @@
 """Unsup3D: depth, albedo, light, view and confidence from one picture, learnt from pictures alone.
 
-After Wu, Rupprecht and Vedaldi, "Unsupervised Learning of Probably Symmetric Deformable 3D Objects from Images in the
-Wild", CVPR 2020. A picture is explained by a canonical object, seen from the front: its depth map d and its albedo a,
-lit by a light l and turned to a view w. Both maps should be mirror-symmetric, so the picture must also be explained by
-their mirror images; that second explanation is what turns a picture into a stereo pair.
+Source: Wu, Rupprecht and Vedaldi, "Unsupervised Learning of Probably Symmetric Deformable 3D Objects from Images in
+the Wild", CVPR 2020. The model explains a picture by a canonical object, seen from the front: its depth map z and its
+albedo ρ, lit by a light l and turned to a view ω. Both maps should be mirror-symmetric, so their mirror images must
+explain the picture, too. This second explanation turns one picture into a stereo pair.
 
-Frames and units. Camera: x right, y down, z forward. The canonical depth map is that of a camera with a field of
-view of 10 degrees, so pixel (x, y) of the image plane [−1, 1]², at depth d, is the point (x/f, y/f, 1)·d with
+Frames and units. Camera: x right, y down, z forward. The canonical depth map belongs to a camera with a field of
+view of 10 degrees, so pixel (u_x, u_y) of the image plane [−1, 1]², at depth z, is the point (u_x/f, u_y/f, 1)·z with
 f = 1/tan 5°. Depths lie in [0.9, 1.1]; one unit is the distance to the point (0, 0, 1) about which the object turns.
-Normals point out of the object, towards the camera (z < 0), and the light's direction towards the light.
+Normals point out of the object, towards the camera (z < 0); the light's direction points towards the light.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ FIELD_OF_VIEW = 10.0  # degrees
 FOCAL = 1 / math.tan(math.radians(FIELD_OF_VIEW / 2))
 PIVOT = 1.0
 MIDDLE, RANGE = 1.0, 0.1  # depths are MIDDLE ± RANGE
-BORDER, BORDER_DEPTH = 2 / 64, 1.04  # this share of the columns, at either side, is held at this depth
+BORDER, BORDER_DEPTH = 2 / 64, 1.04  # this share of the columns, on each side, is held at this depth
 MAX_TURN = math.radians(60)
 
 
 def pixel_rays(height: int, width: int, device: torch.device | str = "cpu") -> Float[Tensor, "3 H W"]:
-    """(x/f, y/f, 1) for the centre of every pixel: a depth times this is a point."""
+    """Rays (u_x/f, u_y/f, 1) through the centres of all pixels: a ray times a depth is a point."""
     y = (2 * torch.arange(height, device=device) + 1) / height - 1
     x = (2 * torch.arange(width, device=device) + 1) / width - 1
     rows, columns = torch.meshgrid(y, x, indexing="ij")
@@ -46,13 +46,13 @@ def pixel_rays(height: int, width: int, device: torch.device | str = "cpu") -> F
 
 
 def depth_to_points(depth: Float[Tensor, "B H W"]) -> Float[Tensor, "B 3 H W"]:
-    """The point each pixel sees, in the camera's frame."""
+    """Convert each pixel of a depth map to the point that it sees, in the camera's frame."""
     check_tensor("depth", depth, "B H W")
     return depth[:, None] * pixel_rays(*depth.shape[1:], device=depth.device).to(depth.dtype)
 
 
 def depth_to_normals(depth: Float[Tensor, "B H W"]) -> Float[Tensor, "B 3 H W"]:
-    """Unit normals towards the camera, by central differences of the points (one-sided at the border)."""
+    """Compute unit normals towards the camera, by central differences of the points (one-sided at the border)."""
     points = F.pad(depth_to_points(depth), (1, 1, 1, 1), mode="replicate")
     right = points[:, :, 1:-1, 2:] - points[:, :, 1:-1, :-2]
     down = points[:, :, 2:, 1:-1] - points[:, :, :-2, 1:-1]
@@ -66,13 +66,13 @@ def light_direction(light: Float[Tensor, "B 4"]) -> Float[Tensor, "B 3"]:
 
 
 def shading(normals: Float[Tensor, "B 3 H W"], light: Float[Tensor, "B 4"]) -> Float[Tensor, "B H W"]:
-    """Lambert's law: ambient + diffuse · max(0, n · l)."""
+    """Shade by Lambert's law: ambient + diffuse · max(0, n · l)."""
     cosine = (normals * light_direction(light)[:, :, None, None]).sum(1).clamp(min=0)
     return light[:, 0, None, None] + light[:, 1, None, None] * cosine
 
 
 def view_rotation(view: Float[Tensor, "B 6"]) -> Float[Tensor, "B 3 3"]:
-    """R = Rz Ry Rx of the turns about x, y and z, in radians, in view[:, :3]."""
+    """The rotation R = Rz Ry Rx; the turns about x, y and z stand in view[:, :3], in radians."""
     (cx, cy, cz), (sx, sy, sz) = view[:, :3].cos().unbind(-1), view[:, :3].sin().unbind(-1)
     rows = [
         [cz * cy, cz * sy * sx - sz * cx, cz * sy * cx + sz * sx],
@@ -83,25 +83,26 @@ def view_rotation(view: Float[Tensor, "B 6"]) -> Float[Tensor, "B 3 3"]:
 
 
 def turn(points: Float[Tensor, "B N 3"], view: Float[Tensor, "B 6"]) -> Float[Tensor, "B N 3"]:
-    """Canonical points as seen from the view: R (P − c) + c + t with c = (0, 0, 1)."""
+    """Turn canonical points X to the view: R (X − c) + c + t with c = (0, 0, 1)."""
     pivot = points.new_tensor([0, 0, PIVOT])
     return (points - pivot) @ view_rotation(view).mT + pivot + view[:, None, 3:]
 
 
 def turn_back(points: Float[Tensor, "B N 3"], view: Float[Tensor, "B 6"]) -> Float[Tensor, "B N 3"]:
-    """The inverse of `turn`."""
+    """Turn points back from the view: the inverse of `turn`."""
     pivot = points.new_tensor([0, 0, PIVOT])
     return (points - pivot - view[:, None, 3:]) @ view_rotation(view) + pivot
 
 
 def project(points: Float[Tensor, "B N 3"]) -> Float[Tensor, "B N 3"]:
-    """Onto the image plane, keeping the depth: (f x / z, f y / z, z)."""
+    """Project points onto the image plane and keep the depth: (f x / z, f y / z, z)."""
     return torch.cat([FOCAL * points[..., :2] / points[..., 2:], points[..., 2:]], -1)
 
 
 @lru_cache
 def grid_faces(height: int, width: int, device: torch.device | str = "cpu") -> Int[Tensor, "F 3"]:
-    """Two triangles for every square of four neighbouring pixels, counter-clockwise seen from the camera."""
+    """Faces of the mesh whose vertices are the pixels: two for every square of four neighbours, counter-clockwise
+    seen from the camera."""
     index = torch.arange(height * width, device=device).view(height, width)
     a, b, c, d = index[:-1, :-1], index[:-1, 1:], index[1:, :-1], index[1:, 1:]
     return torch.stack([torch.stack([a, c, b], -1), torch.stack([c, d, b], -1)], 2).view(-1, 3)
@@ -110,9 +111,9 @@ def grid_faces(height: int, width: int, device: torch.device | str = "cpu") -> I
 def warp_depth(
     depth: Float[Tensor, "B H W"], view: Float[Tensor, "B 6"]
 ) -> tuple[Float[Tensor, "B H W"], Float[Tensor, "B H W"]]:
-    """The depth map of the turned surface and where it is seen (1, else 0; the depth there is 1.1).
+    """Render the depth map of the turned surface, and its mask; outside of the mask the depth is 1.1.
 
-    The pixels are the vertices of a mesh that `rendering` rasterises; differentiable in both arguments.
+    The pixels are the vertices of a mesh that `rendering` rasterises. Differentiable in both arguments.
     """
     height, width = depth.shape[1:]
     corners = project(turn(depth_to_points(depth).flatten(2).mT, view))
@@ -122,13 +123,13 @@ def warp_depth(
 
 
 def canonical_places(seen: Float[Tensor, "B H W"], view: Float[Tensor, "B 6"]) -> Float[Tensor, "B H W 2"]:
-    """For each pixel of the view, the place (x, y) on the canonical image plane that shows the same point."""
+    """Find for each pixel of the view the place (x, y) on the canonical image plane that shows the same point."""
     points = turn_back(depth_to_points(seen).flatten(2).mT, view)
     return project(points)[..., :2].view(*seen.shape, 2)
 
 
 def steep_pixels(depth: Float[Tensor, "B H W"], steepest: float) -> Bool[Tensor, "B H W"]:
-    """Where a depth map rises between two neighbouring pixels by more than `steepest` pixels (1 is a slope of 45°)."""
+    """True where a depth map rises from a pixel to the next by more than `steepest` pixels (1 is a slope of 45°)."""
     limit = steepest * 2 / (FOCAL * depth.shape[-1])
     across = (depth[:, :, 1:] - depth[:, :, :-1]).abs() > limit
     along = (depth[:, 1:] - depth[:, :-1]).abs() > limit
@@ -141,15 +142,16 @@ def reproject(
     view: Float[Tensor, "B 6"],
     steepest: float | None = None,
 ) -> tuple[Float[Tensor, "B C H W"], Float[Tensor, "B H W"], Float[Tensor, "B H W"]]:
-    """Π: a canonical picture on its depth map, seen from the view, by inverse warping.
+    """Warp a canonical picture to the view by its depth map, by inverse warping (the paper's Π).
 
-    Render the turned depth; carry each of its points back to the canonical frame; look the colour up there. Gradients
-    reach depth and view through the place that is looked up. Returns the picture, the depth seen, and the mask.
+    Render the turned depth; carry each of its points back to the canonical frame; look up the colour there. Gradients
+    reach depth and view through the place where the colour is looked up. Returns the picture, the depth in the view,
+    and the mask.
 
-    steepest: at pixels where the depth seen is steeper than that (see `steep_pixels`), no gradient goes through the
-        place. There one part of the surface ends in front of another; which of them a pixel sees is what a turn
-        changes most, and of this the gradient knows nothing. What it does say there is wrong: turn less. None: it
-        goes through everywhere.
+    steepest: at pixels where the depth in the view is steeper than this (see `steep_pixels`), no gradient goes through
+        the place. There one part of the surface ends in front of another. A turn changes above all which of the two a
+        pixel sees, and the gradient does not know this change; it says "turn less", which is wrong. None: gradients go
+        through everywhere.
 
     Raises ValueError or TypeError for shapes and devices that do not fit.
     """
@@ -169,9 +171,9 @@ def reproject(
 def paint(
     canonical: Float[Tensor, "B C H W"], depth: Float[Tensor, "B H W"], view: Float[Tensor, "B 6"]
 ) -> tuple[Float[Tensor, "B C H W"], Float[Tensor, "B H W"], Float[Tensor, "B H W"]]:
-    """Π once more, by forward warping: every pixel a coloured vertex, the turned mesh painted as it is.
+    """Warp a canonical picture to the view by forward warping: draw the turned mesh, each pixel a coloured vertex.
 
-    The same picture as `reproject` gives up to the interpolation (linear on triangles, bilinear on squares).
+    The picture is that of `reproject`, except for the interpolation (linear on triangles, bilinear on squares).
     """
     height, width = depth.shape[1:]
     faces = grid_faces(height, width, depth.device)
@@ -182,13 +184,13 @@ def paint(
 
 
 class Factors(NamedTuple):
-    """What the networks read from a picture.
+    """Factors that the networks predict from a picture.
 
     depth (B, H, W) and albedo (B, 3, H, W): canonical. light (B, 4): ambient and diffuse in [0, 1], l_x and l_y in
-    [−1, 1]. view (B, 6): turns in radians, shift in units. sigma (B, 2, H, W) > 0: how far off the picture's
-    explanation may be, in the view's frame; and that of the mirrored explanation. sigma_features (B, 2, H/4, W/4):
-    the same for the perceptual loss. difference (B, H, W): what was predicted beside the average depth, before the
-    tanh, in units of RANGE.
+    [−1, 1]. view (B, 6): turns in radians, shift in units. sigma (B, 2, H, W) > 0: the expected error of the picture's
+    explanation and of the mirrored explanation, in the view's frame. sigma_features (B, 2, H/4, W/4): the same for the
+    perceptual loss. difference (B, H, W): the predicted difference from the average depth, before the tanh, in units
+    of RANGE.
     """
 
     depth: Float[Tensor, "B H W"]
@@ -201,7 +203,7 @@ class Factors(NamedTuple):
 
 
 class Rendering(NamedTuple):
-    """image (B, 3, H, W), depth and mask (B, H, W) as seen from the view; normals and shading are canonical."""
+    """Image (B, 3, H, W), depth and mask (B, H, W) in the view; normals and shading are canonical."""
 
     image: Float[Tensor, "B 3 H W"]
     depth: Float[Tensor, "B H W"]
@@ -217,7 +219,7 @@ def render(
     view: Float[Tensor, "B 6"],
     steepest: float | None = None,
 ) -> Rendering:
-    """Î = Π(Λ(a, d, l), d, w): light the canonical face, then turn it. steepest: see `reproject`."""
+    """Light the canonical face, then turn it: Î = Π(Λ(ρ, z, l), z, ω). steepest: see `reproject`."""
     normals = depth_to_normals(depth)
     shade = shading(normals, light)
     image, seen, mask = reproject(albedo * shade[:, None], depth, view, steepest)
@@ -225,7 +227,7 @@ def render(
 
 
 def encoder(size: int, channels: int, out: int, norm: bool) -> nn.Sequential:
-    """(B, 3, size, size) → (B, out, 1, 1): halve the picture, double the channels, down to 4 × 4."""
+    """Make an encoder (B, 3, size, size) → (B, out, 1, 1): halve the picture, double the channels, down to 4 × 4."""
     layers: list[nn.Module] = []
     before, width = 3, channels
     while size > 4:
@@ -238,7 +240,7 @@ def encoder(size: int, channels: int, out: int, norm: bool) -> nn.Sequential:
 
 
 def decoder(code: int, channels: int, size: int, out: int, coarse: int = 1) -> nn.Sequential:
-    """(B, code, 1, 1) → (B, out, size, size): 4 × 4 first, then double the map, halve the channels.
+    """Make a decoder (B, code, 1, 1) → (B, out, size, size): 4 × 4 first, then double the map, halve the channels.
 
     coarse: stop at a map so many times smaller and enlarge it bilinearly.
     """
@@ -263,18 +265,18 @@ class PhotoGeometricAutoencoder(nn.Module):
     image_size: S, a power of two, 16 or more. channels, code: the networks' width; the paper has 64 and 256 at
     S = 64, about 30 million parameters in all.
 
-    Aids, all off by default, for small networks and short trainings; each is to be declared where results are quoted:
+    Aids, all off by default, for small networks and short trainings. Declare each of them when you quote results:
     prior: this much of a half-ellipsoid, taller than wide, is added to the depth map before the tanh; it says that the
         object is nearer in the middle than at its sides.
-    average: the average depth and albedo are parameters of their own, and the networks predict the difference; that
-        of the depth without its mean and its vertical tilt, which distance and pitch could explain as well.
-    level_albedo: with `average`, nor has the difference in albedo a vertical tilt, which light from above or below
-        could explain. (The mirror settles left and right, but not this.)
-    coarse: networks predict maps this many times smaller, enlarged bilinearly.
+    average: the average depth and albedo are parameters of their own, and the networks predict the difference. The
+        mean and the vertical tilt of the depth's difference are removed: distance and pitch could explain them as well.
+    level_albedo: with `average`, also remove the vertical tilt of the albedo's difference, which light from above or
+        below could explain. (The mirror decides between left and right, but not between up and down.)
+    coarse: networks predict maps this many times smaller, which are enlarged bilinearly.
     max_shift: how far the view can shift the object, in units; the paper has 0.1.
-    least_sigma: no pixel may be trusted more than this, so that smooth skin does not outweigh the eyes.
+    least_sigma: lower limit of sigma at every pixel, so that smooth skin does not outweigh the eyes.
     view_gain, light_gain: factors before the tanh of these two networks, which then learn faster.
-    frozen_depth: depth is the prior and nothing else; not an aid but a control.
+    frozen_depth: the depth is the prior and nothing else; not an aid but a control.
     """
 
     def __init__(
@@ -310,7 +312,7 @@ class PhotoGeometricAutoencoder(nn.Module):
 
         def numbers(out: int) -> nn.Sequential:
             last = nn.Conv2d(code, out, 1)
-            nn.init.normal_(last.weight, std=1e-3)  # or faces would start out tilted, and be painted so
+            nn.init.normal_(last.weight, std=1e-3)  # otherwise faces start tilted, and the albedo learns tilted faces
             nn.init.zeros_(last.bias)
             return nn.Sequential(encoder(image_size, channels, code, norm=False), last, nn.Flatten())
 
@@ -331,7 +333,7 @@ class PhotoGeometricAutoencoder(nn.Module):
             albedo = without_tilt(albedo)
         spread = F.softplus(self.confidence(x)) + self.least_sigma
         light, view = (self.light_gain * self.light(x)).tanh(), (self.view_gain * self.view(x)).tanh()
-        reach = view.new_tensor([MAX_TURN] * 3 + [self.max_shift] * 2 + [0.0])  # not to and fro: a face's size is free
+        reach = view.new_tensor([MAX_TURN] * 3 + [self.max_shift] * 2 + [0.0])  # no shift in depth: size explains it
         return Factors(
             depth=to_depth(difference + (0 if self.frozen_depth else self.average_depth), self.prior),
             albedo=(albedo + self.average_albedo).tanh() / 2 + 0.5,
@@ -344,24 +346,24 @@ class PhotoGeometricAutoencoder(nn.Module):
 
 
 def without_tilt(maps: Float[Tensor, "... H W"]) -> Float[Tensor, "... H W"]:
-    """The maps less their best-fitting slope from top to bottom; their means stay."""
+    """Remove the best-fitting slope from top to bottom; the means stay."""
     rows = torch.linspace(-1, 1, maps.shape[-2], device=maps.device, dtype=maps.dtype)[:, None]
     rows = rows / rows.square().mean().sqrt()
     return maps - (maps * rows).mean((-2, -1), keepdim=True) * rows
 
 
 def half_ellipsoid(size: int) -> Float[Tensor, "S S"]:
-    """Minus the height of an ellipsoid over the picture, its mean removed: least, that is nearest, in the middle."""
+    """The relief of an ellipsoid as a depth, its mean removed: smallest, hence nearest, in the middle."""
     ticks = (2 * torch.arange(size) + 1) / size - 1
     height = (1 - (ticks[None] / 1.05) ** 2 - (ticks[:, None] / 1.4) ** 2).clamp(min=0.02).sqrt()
     return height.mean() - height
 
 
 def to_depth(raw: Float[Tensor, "B H W"], prior: float | Tensor = 0.0) -> Float[Tensor, "B H W"]:
-    """What a network says → a depth map: remove the mean, add the prior, tanh, [0.9, 1.1]; sides held at 1.04.
+    """Convert a network's output to a depth map: remove the mean, add the prior, tanh, [0.9, 1.1]; sides at 1.04.
 
-    The mean distance says nothing (the picture would only be a little larger or smaller), so it is taken away. The
-    outermost columns are held far back, so that a turned face shows background rather than nothing at its side.
+    The mean distance is removed, because it would only make the picture a little larger or smaller. The outermost
+    columns are held far back, so that a turned face shows background at its side instead of nothing.
     """
     depth = MIDDLE + RANGE * (raw - raw.mean((1, 2), keepdim=True) + prior).tanh()
     columns = border(depth.shape[-1])
@@ -370,7 +372,7 @@ def to_depth(raw: Float[Tensor, "B H W"], prior: float | Tensor = 0.0) -> Float[
 
 
 def border(width: int) -> int:
-    """How many columns at either side of a depth map are held back."""
+    """Number of columns on each side of a depth map that are held back."""
     return max(1, round(BORDER * width))
 
 
@@ -390,17 +392,17 @@ def photogeometric_loss(
     level: float = 0.0,
     steepest: float | None = None,
 ) -> dict[str, Tensor]:
-    """E = L(Î, I, σ) + λ_f L(Î', I, σ'), L the Laplacian likelihood and, with `features`, the perceptual one.
+    """Compute the loss ℒ(Î, I, σ) + w ℒ(Î', I, σ'): the Laplacian likelihood and, with `features`, the perceptual one.
 
-    flip_weight: λ_f. flip_depth, flip_albedo, lit, confidence: False for the paper's ablations.
+    flip_weight: w. flip_depth, flip_albedo, lit, confidence: False for the paper's ablations.
     features: an encoder from pictures to feature maps of a quarter of the size (`lib.models.perceptual`).
-    smoothness, curvature, likeness, level: weights of four aids, 0 in the paper: a smooth relief, in units of RANGE,
-        in two ways; faces that are much like their average (the mean square of `factors.difference`); faces that look
-        neither up nor down on average (the square of the batch's mean pitch).
+    smoothness, curvature, likeness, level: weights of four aids, 0 in the paper. The first two ask for a smooth relief,
+        in units of RANGE; likeness for faces near their average (the mean square of `factors.difference`); level for
+        faces that look neither up nor down on average (the square of the batch's mean pitch).
     steepest: see `reproject`.
 
     Returns the terms by name: "loss", the sum; "photometric"; "perceptual"; "error", the mean |Î − I|; "seen", the
-    share of the picture that the turned surface covers (a shrinking one betrays a collapse).
+    share of the picture that the turned surface covers (if it shrinks, the model is collapsing).
     """
     depth, albedo, light, view, sigma, sigma_features, difference = factors
     b = len(images)
@@ -443,21 +445,21 @@ def photogeometric_loss(
 
 
 def degeneracies(factors: Factors, rendering: Rendering) -> dict[str, bool]:
-    """Known wrong answers that a falling loss does not betray, by name; needs no truth, only a batch of results.
+    """Check a batch of results for known wrong answers that a falling loss does not show. The truth is not needed.
 
     "flat depth": the middle of the faces has less relief than a fiftieth of the depth range.
     "inverted depth": on average the middle of the faces lies behind their sides, or the nose behind the cheeks (the
         hollow mask).
     "lopsided depth": the middle of the canonical depth differs from its mirror image by more than a third of its
-        relief, although the method's one assumption is that it should not.
+        relief, although the method assumes that both are equal.
     "steep depth": more than a twentieth of the middle slopes by over 60 degrees (a relief much too deep, or torn).
     "everything in albedo": the shading hardly varies over a face, or the albedo is not mirror-symmetric: the light is
-        painted on.
+        painted onto the face.
     "view collapse": the yaws vary by less than 8 degrees or the pitches by less than 4 (standard deviations), or less
         than half of the picture is covered.
 
-    They can convict a model but not acquit it: other wrong answers exist. The thresholds are relative to `RANGE` and
-    were set on faces at 32²; their errors there are in chapter 9.
+    A check that fires shows that the model is wrong. Silent checks do not show that it is right: other wrong answers
+    exist. The thresholds are relative to `RANGE` and were set on faces at 32²; chapter 9 tells their errors there.
     """
     depth, albedo = centre(factors.depth), centre(factors.albedo)
     size = factors.depth.shape[-1]
@@ -480,15 +482,16 @@ def degeneracies(factors: Factors, rendering: Rendering) -> dict[str, bool]:
 
 
 def centre(maps: Float[Tensor, "... H W"]) -> Float[Tensor, "... H/2 W/2"]:
-    """The middle half of a map, rows and columns."""
+    """Cut out the middle half of a map, rows and columns."""
     height, width = maps.shape[-2:]
     return maps[..., height // 4 : -(height // 4), width // 4 : -(width // 4)]
 
 
 def depth_mesh(depth: Float[Tensor, "H W"], texture: Float[Tensor, "3 H W"]) -> Mesh:
-    """A canonical depth map as a mesh to export, textured: world frame, y up, the face looking along +z.
+    """Convert a canonical depth map to a textured mesh to export: y up, the face looking along +z.
 
-    The rotation by 180 degrees about x takes the camera's frame to the world's; the pivot becomes the origin.
+    A rotation by 180 degrees about x takes the camera's frame to this frame; the point (0, 0, 1), about which the
+    object turns, becomes the origin.
     """
     height, width = depth.shape
     points = depth_to_points(depth[None])[0].flatten(1).T
