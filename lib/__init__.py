@@ -5,7 +5,7 @@ other without circles.
 """
 
 FLOORS = (
-    ("checks", "files", "display", "launch", "remembered"),
+    ("checks", "files", "display", "launch", "pictures", "remembered"),
     ("geometry",),
     ("rendering",),
     ("deformation", "metrics"),

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import math
+import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -15,6 +18,7 @@ from lib.checks import check_faces, check_same_device, check_tensor
 from lib.files import write_atomically
 
 if TYPE_CHECKING:
+    import PIL.Image
     import trimesh
 
 
@@ -233,54 +237,77 @@ def mirror_permutation(verts: Float[Tensor, "V 3"], axis: int = 2) -> Int[Tensor
 # ---------------------------------------------------------------------------------------------- files
 
 
-def load_mesh(path: str | Path) -> Mesh:
-    """Read a mesh from OBJ, PLY, GLB or what else trimesh reads, with texture or vertex colours.
+def load_mesh(path: str | Path, *, appearance: bool = True, dtype: torch.dtype = torch.float32) -> Mesh:
+    """Read a mesh from .obj, .ply, .glb, .gltf, .off or .stl, with its texture and colours.
 
-    Vertices keep their order and are not merged, but where texture coordinates have a seam its vertices
-    come twice. Polygons are cut into triangles; several objects in a file become one mesh.
+    Kept: the vertices in the file's order, those that no face uses too; at a seam, where the corners of a vertex differ
+    in texture coordinate or in the colour of their faces, copies of it follow behind all others, so there the mesh is
+    open. All objects of a file become one mesh; the scene of a glTF is placed, skinned and morphed as it opens.
+    Converted: polygons become triangles (also those that are not convex); equal corners of an .stl become one vertex;
+    colours of faces and materials become vertex colours, several pictures one texture. Textures repeat beyond [0, 1]
+    (`rendering.texture_sample`). Integers are scaled to [0, 1] by their range; colours and pictures are else taken as
+    written, without conversion between linear and sRGB. Where there is both texture and `colors`, the surface looks
+    like their product. An .mtl's Kd counts only where there is neither picture nor vertex colour.
+    Dropped: normals, transparency, other maps of a material, further texture coordinates, animations. Beyond these,
+    what is left out, points and lines or a picture that is not there, is said in one warning.
 
-    Raises FileNotFoundError for a missing file, ValueError for one that holds no valid mesh.
+    appearance: False reads positions and faces alone, so that no seam opens the mesh.
+    dtype: of the vertices, float32 or float64; a warning says where float32 loses digits that matter.
+
+    Raises FileNotFoundError for a missing file, ValueError for one that holds no valid mesh, or in a format or with a
+    compression that is not read.
     """
-    import numpy as np
-    import trimesh
+    from lib.geometry import mesh_files
 
     path = Path(path)
+    if dtype not in (torch.float32, torch.float64):
+        raise TypeError(f"dtype must be torch.float32 or torch.float64, got {dtype}")
     if not path.is_file():
         raise FileNotFoundError(f"path={str(path)!r} is not a file; check the spelling and the folder")
+    arrays, dropped = mesh_files.read(path, appearance)
+    if dropped:
+        warnings.warn(f"{path.name}: left out {'; '.join(dropped)}", stacklevel=2)
+    # In float64 first: what float32 would round away is not the file's fault.
+    verts = torch.from_numpy(np.array(arrays.verts, dtype=np.float64))
+    faces = torch.from_numpy(np.array(arrays.faces, dtype=np.int64))
     try:
-        loaded = trimesh.load_mesh(path, process=False)
-    except Exception as error:  # trimesh's readers raise all kinds of errors on a damaged file.
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"{path.name} cannot be read as a mesh ({reason}); export it again as .obj or .glb") from None
-    if not isinstance(loaded, trimesh.Trimesh) or len(loaded.faces) == 0:
-        raise ValueError(f"{path.name} holds no triangles; export a mesh, not points or curves")
-    uvs = texture = colors = None
-    visual = loaded.visual
-    if visual.kind == "texture" and visual.uv is not None:
-        uvs = torch.from_numpy(np.array(visual.uv[:, :2], dtype=np.float32))
-        picture = getattr(visual.material, "baseColorTexture", None) or getattr(visual.material, "image", None)
-        if picture is not None:
-            pixels = np.asarray(picture.convert("RGB"), dtype=np.float32) / 255
-            texture = torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
-    elif visual.kind == "vertex":
-        colors = torch.from_numpy(np.asarray(visual.vertex_colors[:, :3], dtype=np.float32) / 255)
-    verts = torch.from_numpy(np.asarray(loaded.vertices, dtype=np.float32))
-    faces = torch.from_numpy(np.asarray(loaded.faces, dtype=np.int64))
-    try:
-        return Mesh(verts, faces, uvs, texture, colors)
+        validate_mesh(verts, faces)
+        if dtype == torch.float32:
+            _check_digits(verts, path.name, "load_mesh(…, dtype=torch.float64)")
+        loaded = (
+            None if values is None else torch.from_numpy(np.array(values, dtype=np.float32))
+            for values in (arrays.uvs, arrays.texture, arrays.colors)
+        )
+        uvs, texture, colors = loaded
+        texture = None if texture is None else texture.permute(2, 0, 1).contiguous()
+        return Mesh(verts.to(dtype), faces, uvs, texture, colors)
     except ValueError as error:
         raise ValueError(f"{path.name}: {error}") from None
+
+
+def _check_digits(verts: Float[Tensor, "V 3"], name: str, remedy: str) -> None:
+    """Warn where float32 rounds positions by more than 1e-5 of the mesh's extent."""
+    extent = (verts.amax(0) - verts.amin(0)).max()
+    error = (verts.float().double() - verts).abs().max()
+    if error > 1e-5 * extent:
+        place = float(verts.abs().max())
+        warnings.warn(
+            f"{name}: float32 rounds its positions, up to {place:.6g} from the origin, by {float(error / extent):.1g} "
+            f"of its extent; move it to the origin, or use {remedy}",
+            stacklevel=3,
+        )
 
 
 def save_mesh(path: str | Path, mesh: Mesh) -> None:
     """Write a mesh to .obj (with .mtl and .png beside it), .ply or .glb, by the ending of `path`.
 
-    Vertex colours are stored with 8 bits a channel, and only where there is no texture. The file is there
-    whole or not at all.
+    Positions are written with all their digits to .obj and .ply, in float32 to .glb. Textures have 8 bits a channel,
+    and so have vertex colours in .ply and .glb. The file is there whole or not at all.
 
-    Raises ValueError for another ending or a texture in a .ply, OSError where the file cannot be written.
+    Raises ValueError for another ending, a texture in a .ply or float64 positions that a .glb cannot tell apart,
+    OSError where the file cannot be written.
     """
-    import trimesh
+    from lib.geometry.mesh_files import obj, ply
 
     path = Path(path)
     ending = path.suffix.lower()
@@ -289,37 +316,60 @@ def save_mesh(path: str | Path, mesh: Mesh) -> None:
     if ending == ".ply" and mesh.uvs is not None:
         raise ValueError(f"path={path.name!r}: a .ply file holds no texture coordinates; use .obj or .glb")
 
-    exported = to_trimesh(mesh, path.stem)
-    if ending == ".obj" and mesh.uvs is not None:
-        exported.visual.material = exported.visual.material.to_simple()
-    if ending == ".obj":
-        text, beside = trimesh.exchange.obj.export_obj(exported, return_texture=True, mtl_name=f"{path.stem}.mtl")
+    def array(value: Tensor | None):
+        return None if value is None else value.detach().cpu().numpy()
+
+    colors = None if mesh.colors is None else mesh.colors.clamp(0, 1)
+    levels = None if colors is None else (255 * colors).round().byte()
+    if ending == ".glb":
+        if mesh.verts.dtype != torch.float32:
+            try:
+                validate_mesh(mesh.verts.detach().float(), mesh.faces)
+            except ValueError:
+                reason = "a .glb holds float32, which cannot tell these positions apart"
+                raise ValueError(f"path={path.name!r}: {reason}; move the mesh to the origin, or use .ply") from None
+            _check_digits(mesh.verts.detach().double().cpu(), path.name, "a .ply")
+        write_atomically(path, to_trimesh(mesh, path.stem).export(file_type="glb"))
+    elif ending == ".ply":
+        write_atomically(path, ply.content(array(mesh.verts), array(mesh.faces), array(levels)))
     else:
-        text, beside = exported.export(file_type=ending[1:]), {}
-    # The mesh last: once it is there, so is what it refers to.
-    for name, content in [*(beside or {}).items(), (path.name, text)]:
-        write_atomically(path.with_name(name), content)
+        material = ""
+        # The mesh last: once it is there, so is what it refers to.
+        if mesh.uvs is not None and mesh.texture is not None:
+            material = path.stem
+            picture = io.BytesIO()
+            _picture(mesh.texture).save(picture, "PNG")
+            write_atomically(path.with_suffix(".png"), picture.getvalue())
+            library = f"newmtl {material}\nKd 1 1 1\nmap_Kd {material}.png\n"
+            write_atomically(path.with_suffix(".mtl"), library)
+        parts = (array(value) for value in (mesh.verts, mesh.faces, mesh.uvs, colors))
+        write_atomically(path, obj.text(*parts, material))
+
+
+def _picture(texture: Float[Tensor, "3 H W"]) -> PIL.Image.Image:
+    from PIL import Image
+
+    return Image.fromarray((texture.detach().clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy())
 
 
 def to_trimesh(mesh: Mesh, name: str) -> trimesh.Trimesh:
-    """The mesh for trimesh's exporters: its texture, or else its colours; `name` is that of the material."""
+    """The mesh for trimesh's exporters, with its texture and colours; `name` is that of the material."""
     import trimesh
-    from PIL import Image
 
     def array(value: Tensor):
         return value.detach().cpu().numpy()
 
     exported = trimesh.Trimesh(array(mesh.verts), array(mesh.faces), process=False)
+    levels = None if mesh.colors is None else array((mesh.colors.clamp(0, 1) * 255).round().byte())
     if mesh.uvs is not None:
-        picture = None
-        if mesh.texture is not None:
-            pixels = (mesh.texture.clamp(0, 1) * 255).round().byte()
-            picture = Image.fromarray(array(pixels.permute(1, 2, 0)))
+        picture = None if mesh.texture is None else _picture(mesh.texture)
         material = trimesh.visual.material.PBRMaterial(
             name=name, baseColorTexture=picture, metallicFactor=0.0, roughnessFactor=1.0
         )
         exported.visual = trimesh.visual.TextureVisuals(uv=array(mesh.uvs), material=material)
-    elif mesh.colors is not None:
-        levels = (mesh.colors.clamp(0, 1) * 255).round().byte()
-        exported.visual = trimesh.visual.ColorVisuals(exported, vertex_colors=array(levels))
+        if levels is not None:
+            opaque = np.full((len(levels), 1), 255, np.uint8)
+            exported.visual.vertex_attributes["color"] = np.concatenate([levels, opaque], 1)
+    elif levels is not None:
+        exported.visual = trimesh.visual.ColorVisuals(exported, vertex_colors=levels)
     return exported

@@ -21,6 +21,8 @@ from torch import Tensor
 from lib.checks import check_faces, check_same_device, check_tensor
 from lib.geometry.mesh import vertex_normals
 
+# Of interpolated texture coordinates, in float32.
+ROUNDING = 1e-5
 BACKENDS = ("auto", "reference", "kernels", "pytorch3d")
 
 
@@ -144,12 +146,15 @@ def texture_sample(
 ) -> Float[Tensor, "B C H W"]:
     """Look up the texture's colour at each pixel, bilinear; zero on the background.
 
-    uvs: in [0, 1]², u to the right and v **up** as in OBJ files: (0, 0) is the texture's lower left corner.
+    uvs: u to the right and v **up** as in OBJ files: (0, 0) is the texture's lower left corner, (1, 1) its upper right
+        one. Beyond [0, 1] the texture repeats, each tile as the first.
     """
     check_tensor("uvs", uvs, "B V 2" if uvs.ndim == 3 else "V 2")
     check_tensor("texture", texture, "C Ht Wt" if texture.ndim == 3 else "B C Ht Wt")
     texture = texture[None] if texture.ndim == 3 else texture
     at = interpolate(uvs, faces, fragments).permute(0, 2, 3, 1)
+    # Coordinates that only rounding has carried beyond the border stay there.
+    at = torch.where((at < -ROUNDING) | (at > 1 + ROUNDING), at - at.detach().floor(), at)
     grid = torch.stack([2 * at[..., 0] - 1, 1 - 2 * at[..., 1]], -1)
     texture = texture.expand(len(grid), *texture.shape[1:])
     colors = torch.nn.functional.grid_sample(texture, grid, padding_mode="border", align_corners=False)

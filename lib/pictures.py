@@ -1,0 +1,63 @@
+"""Picture files as cameras and tools really write them, read in one place: upright, opaque, scaled to [0, 1]."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+from PIL import Image, ImageOps
+
+# Modes of Pillow whose conversion to others clips at 255 instead of scaling.
+DEEP = {"I", "F", "I;16", "I;16L", "I;16B", "I;16N"}
+RANGE_16_BIT = 65535
+
+
+def read_picture(
+    source: str | Path | bytes, *, channels: int = 3, upright: bool = True, background: float | None = 1.0
+) -> Float[np.ndarray, "H W C"]:
+    """A picture from a file, or from a file's bytes, as float32 in [0, 1], (H, W, 3) or with channels=1 (H, W, 1).
+
+    8 and 16 bits a channel are scaled by the range of their type; floats must already lie in [0, 1]. Palettes, CMYK and
+    the like become RGB; of an animation or a stack the first picture is read.
+
+    upright: turn the picture as its EXIF orientation says, as a viewer does. Annotations that count pixels of the file
+        as it is stored need False.
+    background: the grey in [0, 1] that shows through where the picture is transparent; None ignores transparency.
+
+    Raises OSError in one line for what cannot be read as a picture, ValueError for floats beyond [0, 1].
+    """
+    name = "the embedded picture" if isinstance(source, bytes) else str(source)
+    try:
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as file:
+            file.load()
+            picture = ImageOps.exif_transpose(file) if upright else file.copy()
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise OSError(f"{name} cannot be read as a picture ({reason}); fetch it again or remove it") from None
+    if picture.mode in DEEP:
+        grey = _unit_range(np.asarray(picture), picture.mode, name)
+        return np.repeat(grey[..., None], channels, axis=2)
+    transparent = "A" in picture.mode or "a" in picture.mode or "transparency" in picture.info
+    if not transparent or background is None:
+        return _values(picture, channels)
+    layers = picture.convert("RGBA")
+    alpha = np.asarray(layers.getchannel("A"), np.float32)[..., None] / 255
+    return alpha * _values(layers.convert("RGB"), channels) + (1 - alpha) * np.float32(background)
+
+
+def _values(picture: Image.Image, channels: int) -> Float[np.ndarray, "H W C"]:
+    values = np.asarray(picture.convert("RGB" if channels == 3 else "L"), np.float32) / 255
+    return values.reshape(*values.shape[:2], channels)
+
+
+def _unit_range(values: np.ndarray, mode: str, name: str) -> Float[np.ndarray, "H W"]:
+    if mode != "F":
+        # Pillow gives 16-bit greys as 32-bit integers in some formats and versions.
+        largest = RANGE_16_BIT if values.max(initial=0) <= RANGE_16_BIT else np.iinfo(np.int32).max
+        return (values.astype(np.float64) / largest).clip(0, 1).astype(np.float32)
+    low, high = float(values.min(initial=0)), float(values.max(initial=0))
+    if not (low >= 0 and high <= 1):  # also for NaN
+        raise ValueError(f"{name} holds floats from {low:.4g} to {high:.4g}; scale them to 0 … 1 first")
+    return values.astype(np.float32)
