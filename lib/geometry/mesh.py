@@ -274,6 +274,10 @@ def load_mesh(path: str | Path, *, appearance: bool = True, dtype: torch.dtype =
         validate_mesh(verts, faces)
         if dtype == torch.float32:
             _check_digits(verts, path.name, "load_mesh(…, dtype=torch.float64)")
+            try:
+                validate_mesh(verts.float(), faces)
+            except ValueError as error:
+                raise ValueError(f"{error}; or use load_mesh(…, dtype=torch.float64), float32 flattens them") from None
         loaded = (
             None if values is None else torch.from_numpy(np.array(values, dtype=np.float32))
             for values in (arrays.uvs, arrays.texture, arrays.colors)

@@ -350,3 +350,22 @@ assert rendering.silhouette(verts, torch.tensor([[0, 2, 1]]), 8).sum() > 5
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_textures_repeat_beyond_their_borders():
+    """Each tile looks as the first; what rounding alone carries over the border does not wrap around."""
+    verts = torch.tensor([[[-1.0, 1, 1], [1, 1, 1], [1, -1, 1], [-1, -1, 1]]])
+    faces = torch.tensor([[0, 1, 2], [0, 2, 3]])
+    corners = torch.tensor([[0.0, 0], [1, 0], [1, 1], [0, 1]])
+    texture = torch.rand(3, 4, 4, generator=torch.Generator().manual_seed(0))
+    one = rendering.texture_sample(corners, texture, faces, rendering.rasterize(verts, faces, 16))
+    fragments = rendering.rasterize(verts, faces, 48)
+    for shift in (0, -1, 5):
+        tiled = rendering.texture_sample(3 * corners + shift, texture, faces, fragments)
+        torch.testing.assert_close(tiled, one.repeat(1, 1, 3, 3), atol=1e-4, rtol=0)
+    border = torch.tensor([[1 + 1e-6, 0.0]] * 4, requires_grad=True)
+    kept = rendering.texture_sample(border, texture, faces, fragments)
+    torch.testing.assert_close(kept, texture[None, :, -1:, -1:].expand_as(kept))
+    inside = (3 * corners + 0.1).requires_grad_()
+    rendering.texture_sample(inside, texture, faces, fragments)[..., 20, 20].sum().backward()
+    assert inside.grad.abs().sum() > 0

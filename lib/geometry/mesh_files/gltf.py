@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, Int
 
-from lib.geometry.mesh_files import Surface
 from lib.geometry.mesh_files.atlas import Material
+from lib.geometry.mesh_files.surface import Surface
 from lib.pictures import read_picture
 
 TYPES = {5120: "<i1", 5121: "<u1", 5122: "<i2", 5123: "<u2", 5125: "<u4", 5126: "<f4"}

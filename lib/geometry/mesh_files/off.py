@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lib.geometry.mesh_files import Surface, decode, unit_range
+from lib.geometry.mesh_files.surface import Surface, decode, unit_range
 
 
 def read(path: Path, appearance: bool) -> Surface:

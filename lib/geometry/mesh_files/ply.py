@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from lib.geometry.mesh_files import Surface, decode, find_beside, unit_range
 from lib.geometry.mesh_files.atlas import Material
+from lib.geometry.mesh_files.surface import Surface, decode, find_beside, unit_range
 from lib.pictures import read_picture
 
 TYPES = {

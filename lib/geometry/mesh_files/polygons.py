@@ -7,6 +7,8 @@ from itertools import pairwise
 import numpy as np
 from jaxtyping import Float, Int
 
+FLAT = 1e-9
+
 
 def triangulate(
     points: Float[np.ndarray, "V 3"], corners: Int[np.ndarray, "C"], sizes: Int[np.ndarray, "P"]
@@ -95,9 +97,34 @@ def _cut_ears(polygon: Float[np.ndarray, "N 3"], names: Int[np.ndarray, "N"], nu
             if i in (before, after) or quality[i] == 0:
                 quality[i] = _ear(flat, left, left.index(i))
     ears.append([left[-1], left[0], left[1]])
-    if len(left) > 3 or _cross(flat[left[-1]], flat[left[0]], flat[left[1]]) <= 0:
+    if len(left) > 3 or _shape(flat, ears[-1]) < -FLAT:
         raise ValueError(f"face {number} is a polygon whose border crosses itself; cut it into triangles first")
-    return np.array(ears)
+    return np.array(_without_flat_ones(flat, ears))
+
+
+def _without_flat_ones(flat: Float[np.ndarray, "N 2"], triangles: list[list[int]]) -> list[list[int]]:
+    """Flip edges of triangles without area, which three corners on a line may have left as the last one."""
+    for _ in range(len(triangles) ** 2):
+        opposite = {(t[k - 2], t[k - 1]): (n, t[k]) for n, t in enumerate(triangles) for k in range(3)}
+        flips = []
+        for (i, j), (first, a) in opposite.items():
+            if (j, i) in opposite and _shape(flat, triangles[first]) <= FLAT:
+                second, b = opposite[j, i]
+                pair = [[i, b, a], [b, j, a]]
+                flips.append((min(_shape(flat, triangle) for triangle in pair), first, second, pair))
+        best = max(flips, default=(-1.0,))
+        if best[0] <= FLAT:
+            break
+        _, first, second, pair = best
+        triangles[first], triangles[second] = pair
+    return triangles
+
+
+def _shape(flat: Float[np.ndarray, "N 2"], triangle: list[int]) -> float:
+    """Twice the signed area over the longest side squared: 0 for a flat triangle, 0.87 for an equilateral one."""
+    a, b, c = flat[triangle]
+    longest = max(((a - b) ** 2).sum(), ((b - c) ** 2).sum(), ((c - a) ** 2).sum())
+    return float(_cross(a, b, c) / longest) if longest > 0 else 0.0
 
 
 def _cross(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
@@ -106,12 +133,12 @@ def _cross(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
 
 
 def _ear(flat: Float[np.ndarray, "N 2"], left: list[int], place: int) -> float:
-    """How round the triangle at this corner is (0 … 1); −1 for a corner that is no ear, 0 where others stand in it."""
-    a, b, c = (flat[left[(place + step) % len(left)]] for step in (-1, 0, 1))
-    area = float(_cross(a, b, c))
-    longest = float(max(((a - b) ** 2).sum(), ((b - c) ** 2).sum(), ((c - a) ** 2).sum()))
-    if area <= 1e-9 * longest:
+    """The shape of the triangle at this corner (see `_shape`); −1 for no ear, 0 where others stand in it."""
+    triangle = [left[(place + step) % len(left)] for step in (-1, 0, 1)]
+    shape = _shape(flat, triangle)
+    if shape <= FLAT:
         return -1.0
+    a, b, c = flat[triangle]
     others = flat[[i for i in left if not any((flat[i] == corner).all() for corner in (a, b, c))]]
     inside = (_cross(a, b, others) >= 0) & (_cross(b, c, others) >= 0) & (_cross(c, a, others) >= 0)
-    return 0.0 if inside.any() else area / longest
+    return 0.0 if inside.any() else shape

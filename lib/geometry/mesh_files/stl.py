@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lib.geometry.mesh_files import Surface
+from lib.geometry.mesh_files.surface import Surface
 
 
 def read(path: Path, appearance: bool) -> Surface:
