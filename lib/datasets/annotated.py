@@ -1,4 +1,4 @@
-"""Photographs of one object each, with mask, keypoints and, where known, camera: what CUB and PASCAL3D+ share."""
+"""Base of CUB and PASCAL3D+: photographs of one object each, with mask, keypoints and, if known, camera."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from torch.utils.data import Dataset
 
 from lib.geometry.rotations import matrix_to_quaternion
 
-# CMR's world has x to the animal's left, y to its back and z up; the course's has x ahead, y up, z to its right.
+# CMR's world has x to the animal's left, y towards its tail and z up; the course's has x ahead, y up, z to its right.
 FROM_CMR = torch.tensor([[0.0, -1, 0], [0, 0, 1], [-1, 0, 0]])
 PADDING = 0.05
 
 
 @dataclass(frozen=True)
 class Record:
-    """One object in one photograph; all in pixels, the centre of the first one at (0, 0).
+    """One object in one photograph, in pixels; the centre of the first pixel is at (0, 0).
 
     box: x1, y1, x2, y2, its last row and column included. mask: (H, W), not 0 inside. camera: scale, shift (2,)
     and rotation (3, 3), u = scale (R X)_xy + shift, in the course's world.
@@ -43,8 +43,8 @@ class AnnotatedImages(Dataset):
     image plane, 0 where hidden; keypoint_visible (K,); camera (7,), once known, as `WeakPerspective.to_vector`.
 
     The crop is the box, padded by 5 % on every side and made square. `keypoints` (N, K, 2), `visible` (N, K) and
-    `cameras` (N, 7) or None hold all of them at once; where the data come without cameras, assign those that
-    structure from motion finds.
+    `cameras` (N, 7) or None hold those of all items. If the data come without cameras, assign those that structure
+    from motion finds.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class AnnotatedImages(Dataset):
         self.keypoint_names = list(keypoint_names)
         self.keypoint_permutation = keypoint_permutation
         self.image_size = image_size
-        # Edges of the square crop: corner and side, in pixels counted from the photograph's edge.
+        # The square crop: its corner and side, in pixels counted from the edge of the photograph.
         self.crops = [square_crop(record.box) for record in self.records]
         corners = torch.tensor([[x, y] for x, y, _ in self.crops])
         sides = torch.tensor([side for _, _, side in self.crops])
@@ -101,7 +101,7 @@ class AnnotatedImages(Dataset):
 
 
 def square_crop(box: Float[np.ndarray, "4"], padding: float = PADDING) -> tuple[float, float, float]:
-    """Left and upper edge and side of the square around a box of pixels, padded by a fraction of its size."""
+    """Return left edge, upper edge and side of the square around a box of pixels, padded by a fraction of its size."""
     x1, y1, x2, y2 = (float(value) for value in box)
     width, height = x2 - x1 + 1, y2 - y1 + 1
     side = (1 + 2 * padding) * max(width, height)
@@ -109,7 +109,7 @@ def square_crop(box: Float[np.ndarray, "4"], padding: float = PADDING) -> tuple[
 
 
 def cut(picture: Image.Image, crop: tuple[float, float, float], size: int, background) -> Image.Image:
-    """The crop (left, top, side), also beyond the picture's border, resampled to size × size pixels."""
+    """Cut out the crop (left, top, side), which may leave the picture, and resample it to size × size pixels."""
     left, top, side = crop
     x, y = int(np.floor(left)), int(np.floor(top))
     whole = int(np.ceil(side)) + 2
@@ -122,9 +122,9 @@ def cut(picture: Image.Image, crop: tuple[float, float, float], size: int, backg
 def read_records(
     annotations: Path, cameras: Path, images: Path, needed: str
 ) -> tuple[list[Record], Float[Tensor, "K 3"] | None]:
-    """The records of CMR's two files, `images[i]` and `sfm_anno[i]`, and its mean keypoints where they are there.
+    """Read the records of CMR's two files, `images[i]` and `sfm_anno[i]`, and its mean keypoints if they are there.
 
-    Everything in the files counts pixels from 1. needed: what to download, for the error message.
+    The files count pixels from 1. needed: says what to download, for the error message.
     """
     entries = np.atleast_1d(load_matlab(annotations, needed)["images"])
     found = load_matlab(cameras, needed)
@@ -147,9 +147,9 @@ def read_records(
 
 
 def load_matlab(path: Path, needed: str) -> dict:
-    """A MATLAB file as nested records.
+    """Read a MATLAB file as nested records.
 
-    Raises FileNotFoundError or ValueError, in one line, where it is missing or damaged.
+    Raises FileNotFoundError or ValueError, in one line, if it is missing or damaged.
     """
     from scipy.io import loadmat
 
@@ -157,6 +157,6 @@ def load_matlab(path: Path, needed: str) -> dict:
         raise FileNotFoundError(f"{path} is missing; {needed}")
     try:
         return loadmat(path, struct_as_record=False, squeeze_me=True)
-    except Exception as error:  # scipy raises many kinds for a damaged file
+    except Exception as error:  # SciPy raises errors of many types for a damaged file
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"{path} cannot be read ({reason}); download it again") from None

@@ -1,7 +1,7 @@
-"""New pictures from old: mirrored, shifted and scaled, with keypoints and cameras that stay true.
+"""New pictures from old ones: mirrored, shifted and scaled; keypoints and cameras change with them.
 
 A batch is a dict with any of image (B, 3, H, W); mask and distances (B, H, W); keypoints (B, K, 2) and
-keypoint_visible (B, K); camera (B, 7), `WeakPerspective.to_vector`. What else it holds is passed on.
+keypoint_visible (B, K); camera (B, 7), `WeakPerspective.to_vector`. All other entries are passed on unchanged.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ PICTURES = ("image", "mask", "distances")
 def mirror(batch: dict[str, Tensor], chosen: Bool[Tensor, "B"], permutation: Int[Tensor, "K"]) -> dict[str, Tensor]:
     """Mirror the chosen pictures left to right.
 
-    permutation: the keypoint on the other side for each. A mirrored animal is again an animal of its kind, its left
-    and right exchanged: keypoints change places, and the camera becomes `WeakPerspective.mirror`.
+    permutation: for each keypoint the one on the other side. A mirrored animal is again an animal of its kind, with
+    left and right exchanged: so the keypoints change places, and the camera becomes `WeakPerspective.mirror`.
     """
     mirrored = {name: batch[name].flip(-1) for name in PICTURES if name in batch}
     if "keypoints" in batch:
@@ -36,10 +36,10 @@ def mirror(batch: dict[str, Tensor], chosen: Bool[Tensor, "B"], permutation: Int
 
 
 def jitter(batch: dict[str, Tensor], scale: Float[Tensor, "B"], shift: Float[Tensor, "B 2"]) -> dict[str, Tensor]:
-    """Scale about the image's centre, then shift: what lay at u comes to lie at scale · u + shift.
+    """Scale about the image's centre, then shift: the point u moves to scale · u + shift.
 
-    Images repeat their border where the old picture ends, masks end there. A keypoint that leaves the picture stays
-    visible, as on a crop that is cut tightly.
+    Beyond the old picture, images repeat its border, and masks are 0. A keypoint that leaves the picture stays
+    visible, as in a crop that is cut tightly.
     """
     theta = torch.zeros(len(scale), 2, 3).to(scale)
     theta[:, 0, 0] = theta[:, 1, 1] = 1 / scale

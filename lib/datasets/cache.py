@@ -1,4 +1,4 @@
-"""What was generated once is read back from data/cache; the directory can be deleted at any time."""
+"""A cache of generated data in data/cache; the folder can be deleted at any time."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ DIRECTORY = Path(__file__).resolve().parents[2] / "data" / "cache"
 
 
 def cached(name: str, parameters: dict, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-    """The tensors that `make()` gives for these parameters, read from the cache where they are there.
+    """Return the tensors that `make()` gives for these parameters; read them from the cache if they are there.
 
-    parameters: whatever the result depends on, a version of the generator included; JSON-serialisable. A damaged
-    file is made again, and where the cache cannot be written the tensors are made without it.
+    parameters: everything that the result depends on, including a version of the generator; JSON-serialisable. A
+    damaged file is made again. If the cache cannot be written, the tensors are made without it.
     """
     key = hashlib.sha256(json.dumps(parameters, sort_keys=True).encode()).hexdigest()[:16]
     path = DIRECTORY / f"{name}-{key}.safetensors"
@@ -28,7 +28,8 @@ def cached(name: str, parameters: dict, make: Callable[[], dict[str, Tensor]]) -
         return safetensors.torch.load_file(path)
     except (OSError, safetensors.SafetensorError):
         pass
-    # As they will be read: another layout in memory is another order of sums, and training amplifies the last digit.
+    # Make them contiguous, as after reading: the memory layout decides the order of sums, and training amplifies a
+    # difference in the last digit.
     tensors = {key: value.contiguous() for key, value in make().items()}
     try:
         write_atomically(path, safetensors.torch.save(tensors))

@@ -1,7 +1,7 @@
 """CUB-200-2011, photographs of birds, as CMR uses it.
 
-Wah, Branson, Welinder, Perona, Belongie, "The Caltech-UCSD Birds-200-2011 dataset", 2011; annotations and
-cameras of Kanazawa et al., ECCV 2018.
+Source: Wah, Branson, Welinder, Perona, Belongie, "The Caltech-UCSD Birds-200-2011 dataset", 2011; annotations and
+cameras by Kanazawa et al., ECCV 2018.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ NEEDED = (
 class CUB(AnnotatedImages):
     """CUB(root): crops of one split; see `AnnotatedImages` for an item.
 
-    root holds `CUB_200_2011/images/…`, `cub/data/<split>_cub_cleaned.mat` and `cub/sfm/anno_<split>.mat`. Images with
-    six visible keypoints or fewer have been removed by CMR. `structure` (15, 3) is its mean keypoints in the
-    course's frame, for "train" and "testval" (else None).
+    root holds `CUB_200_2011/images/…`, `cub/data/<split>_cub_cleaned.mat` and `cub/sfm/anno_<split>.mat`. CMR's authors
+    have removed images with six visible keypoints or fewer. `structure` (15, 3) are CMR's mean keypoints in the
+    course's frame, for "train" and "testval" (otherwise None).
 
-    Raises FileNotFoundError saying what to download and where to put it.
+    Raises FileNotFoundError, which says what to download and where to put it.
     """
 
     def __init__(self, root: str | Path, split: str = "train", image_size: int = 256) -> None:

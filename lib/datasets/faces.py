@@ -1,8 +1,8 @@
 """Pictures of faces: CelebA, the synthetic Basel faces of Unsup3D, cats, any folder, and a hundred small real ones.
 
 The layouts are those of Wu, Rupprecht and Vedaldi, "Unsupervised Learning of Probably Symmetric Deformable 3D Objects
-from Images in the Wild", CVPR 2020. An item is a dict with `image` (3, S, S) in [0, 1] and, where the data set has it,
-`depth` (S, S) in [0.9, 1.1]; so these data sets go straight into `training.fit`.
+from Images in the Wild", CVPR 2020. An item is a dict with `image` (3, S, S) in [0, 1] and, if the data set has it,
+`depth` (S, S) in [0.9, 1.1]. So `training.fit` takes these data sets as they are.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ NEEDED = (
 class FaceImages(Dataset):
     """Square pictures from files, as dicts of tensors; the base of the data sets below.
 
-    images: one file per item. depths: the file of its depth map, white near, or None. crop: the side in pixels of
+    images: one file per item. depths: the file of its depth map (white is near), or None. crop: the side in pixels of
     the middle square that is kept, or None for the largest. boxes: (x, y, width, height) in pixels per item, instead
-    of `crop`; where a box leaves the picture, its border pixels are repeated.
+    of `crop`; if a box leaves the picture, the picture's border pixels are repeated.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class FaceImages(Dataset):
         return item
 
     def stack(self, count: int | None = None) -> dict[str, Tensor]:
-        """The first `count` items (all, unless given) as one dict of stacked tensors."""
+        """Stack the first `count` items (by default all) into one dict of tensors."""
         items = [self[index] for index in range(min(len(self), count or len(self)))]
         return {name: torch.stack([item[name] for item in items]) for name in items[0]}
 
@@ -88,7 +88,7 @@ class CelebA(FaceImages):
     root holds either `celeba_cropped/{train,val,test}`, which Unsup3D's script makes, or the originals `img_celeba`
     with `celeba_crop_bbox.txt`, whose rows are: file name, split (0, 1, 2), x, y, width, height.
 
-    Raises FileNotFoundError saying what to download and where to put it, ValueError for a damaged row.
+    Raises FileNotFoundError, which says what to download and where to put it; ValueError for a damaged row.
     """
 
     def __init__(self, root: str | Path, split: str = "train", image_size: int = 64) -> None:
@@ -109,7 +109,7 @@ class CelebA(FaceImages):
                 belongs, x, y, width, height = map(int, numbers)
                 chosen = SPLITS[belongs] == split
             except (ValueError, IndexError):
-                if number == 1 or not name:  # a heading, a last empty line
+                if number == 1 or not name:  # the heading, or an empty last line
                     continue
                 raise ValueError(f"{listing}, row {number}: {row!r} is not 'name split x y w h'; get it anew") from None
             if chosen:
@@ -121,10 +121,10 @@ class CelebA(FaceImages):
 class BaselFaces(FaceImages):
     """BaselFaces(root, split): Unsup3D's synthetic faces with depth, for evaluation.
 
-    root holds `{train,val,test}/{image,depth}`; a depth map's name is its picture's with "image" made "depth".
-    Depth = 0.9 + 0.2 (1 − brightness). Where there is no face the depth map is black, depth 1.1.
+    root holds `{train,val,test}/{image,depth}`; the name of a depth map is its picture's name with "depth" instead of
+    "image". Depth = 0.9 + 0.2 (1 − brightness). Outside of the face the depth map is black: depth 1.1.
 
-    Raises FileNotFoundError saying what to download and where to put it.
+    Raises FileNotFoundError, which says what to download and where to put it.
     """
 
     def __init__(self, root: str | Path, split: str = "test", image_size: int = 64) -> None:
@@ -139,25 +139,25 @@ class BaselFaces(FaceImages):
 
 
 def image_folder(root: str | Path, image_size: int = 64, *, crop: int | None = None) -> FaceImages:
-    """All pictures in a folder and the folders below it, in the order of their names.
+    """Data set of all pictures in a folder and the folders below it, in the order of their names.
 
-    crop: the side in pixels of the middle square to keep; without it the largest. Unsup3D's cats (a `cat_combined`
-    folder, from the cat head data sets of Zhang et al., 2008, and Parkhi et al., 2012) take `crop=CROP`.
+    crop: the side in pixels of the middle square to keep; by default the largest. For Unsup3D's cats (a folder
+    `cat_combined`, from the cat head data sets of Zhang et al., 2008, and Parkhi et al., 2012) use `crop=CROP`.
 
-    Raises FileNotFoundError where there is no picture.
+    Raises FileNotFoundError if there is no picture.
     """
     return FaceImages(_pictures(Path(root), "put pictures (jpg or png) there"), image_size, crop=crop)
 
 
 def real_faces(image_size: int = 32) -> Float[Tensor, "100 3 S S"]:
-    """The hundred photographs that come with scikit-image (Labelled Faces in the Wild), enlarged from 25 × 25, grey."""
+    """Load scikit-image's hundred photographs (Labelled Faces in the Wild), enlarged from 25 × 25 pixels, grey."""
     small = photographs.faces()[:, None]
     large = torch.nn.functional.interpolate(small, (image_size, image_size), mode="bicubic", antialias=True)
     return large.clamp(0, 1).expand(-1, 3, -1, -1).contiguous()
 
 
 def cut(picture: Float[Tensor, "C H W"], box: tuple[float, float, float, float]) -> Float[Tensor, "C h w"]:
-    """The part of a picture inside a box (x, y, width, height) in pixels; beyond the border its last pixels repeat.
+    """Cut a box (x, y, width, height), in pixels, out of a picture; beyond the border its last pixels repeat.
 
     Raises ValueError for a box that is empty or wholly outside.
     """
@@ -172,7 +172,7 @@ def cut(picture: Float[Tensor, "C H W"], box: tuple[float, float, float, float])
 
 
 def cut_middle(picture: Float[Tensor, "C H W"], side: int | None = None) -> Float[Tensor, "C S S"]:
-    """The middle square of a picture, `side` pixels wide or, where that is too much or None, as wide as it can be."""
+    """Cut out the middle square of a picture, `side` pixels wide, or as wide as possible if that is less or None."""
     height, width = picture.shape[-2:]
     side = min(height, width, side or height)
     top, left = (height - side) // 2, (width - side) // 2

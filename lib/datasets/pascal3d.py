@@ -1,7 +1,7 @@
 """PASCAL3D+: photographs of rigid objects with keypoints ("anchors").
 
-Xiang, Mottaghi, Savarese, "Beyond PASCAL: a benchmark for 3D object detection in the wild", WACV 2014; read with
-the rules of Kanazawa et al., ECCV 2018.
+Source: Xiang, Mottaghi, Savarese, "Beyond PASCAL: a benchmark for 3D object detection in the wild", WACV 2014. The
+rules of reading are those of Kanazawa et al., ECCV 2018.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from torch import Tensor
 
 from lib.datasets.annotated import AnnotatedImages, Record, load_matlab, read_records
 
-# Some anchors carry the name of another: the one sorted to place i is really what the name at place
-# CORRECTED_NAMES[…][i] says (both from 1).
+# Some anchors have a wrong name. In the sorted list, anchor i really is the one that the name at place
+# CORRECTED_NAMES[…][i] tells (both counted from 1).
 CORRECTED_NAMES = {
     "car": [1, 6, 7, 8, 5, 2, 3, 4, 9, 12, 11, 10],
     "aeroplane": [4, 5, 3, 1, 2, 6, 7, 8],
@@ -32,12 +32,12 @@ NEEDED = (
 class Pascal3D(AnnotatedImages):
     """Pascal3D(root, category): crops of one category and split; see `AnnotatedImages` for an item.
 
-    Where `root/p3d/data` exists, CMR's files are read, with its cameras; else the release itself: the ImageNet
-    photographs and VOC's training set for "train", VOC's validation set for "val". Objects that are difficult,
+    If `root/p3d/data` exists, CMR's files are read, with CMR's cameras. Otherwise the release itself is read: the
+    ImageNet photographs and VOC's training set for "train", VOC's validation set for "val". Objects that are difficult,
     truncated, occluded, without a mask or with three visible keypoints or fewer are left out. The release's misnamed
     keypoints get their right names.
 
-    Raises FileNotFoundError saying what to download and where to put it.
+    Raises FileNotFoundError, which says what to download and where to put it.
     """
 
     def __init__(self, root: str | Path, category: str, split: str = "train", image_size: int = 256) -> None:
@@ -62,7 +62,7 @@ class Pascal3D(AnnotatedImages):
 
 
 def left_right_permutation(names: list[str]) -> Int[Tensor, "K"]:
-    """For every keypoint the one whose name has left and right exchanged, itself where there is neither."""
+    """Find for each keypoint the one whose name has left and right exchanged; itself if its name has neither."""
     exchange = {"left": "right", "right": "left", "L": "R", "R": "L"}
     partners = ["_".join(exchange.get(part, part) for part in name.split("_")) for name in names]
     missing = [partner for partner in partners if partner not in names]
@@ -72,9 +72,9 @@ def left_right_permutation(names: list[str]) -> Int[Tensor, "K"]:
 
 
 def read_release(root: Path, category: str, split: str) -> tuple[list[str], list[Record]]:
-    """Keypoint names and records from the release's own annotations.
+    """Read keypoint names and records from the release's own annotations.
 
-    Raises FileNotFoundError or ValueError where nothing is there to read.
+    Raises FileNotFoundError or ValueError if there is nothing to read.
     """
     sources = ("pascal", "imagenet") if split == "train" else ("pascal",)
     training = set()
@@ -126,11 +126,11 @@ def _keypoints(anchors, names: list[str]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _polygons(root: Path, category: str) -> dict[tuple[str, int], tuple[np.ndarray, np.ndarray]]:
-    """The outlines of the VOC objects, by image and number of the object in it."""
+    """Read the outlines of the VOC objects, by image and number of the object in it."""
     outlines = load_matlab(root / "segkps" / f"{category}.mat", NEEDED)["segmentations"]
 
     def cells(values: np.ndarray) -> np.ndarray | list:
-        return values if values.dtype == object else [values]  # a single cell comes back as what it holds
+        return values if values.dtype == object else [values]  # SciPy returns a single cell as its content
 
     images = np.atleast_1d(outlines.voc_image_id)
     numbers = np.atleast_1d(outlines.voc_rec_id)
@@ -142,7 +142,7 @@ def _polygons(root: Path, category: str) -> dict[tuple[str, int], tuple[np.ndarr
 
 
 def _fill(outline: tuple[np.ndarray, np.ndarray] | None, size) -> np.ndarray | None:
-    """The inside of an outline in an image of this width and height."""
+    """Fill an outline: the mask of its inside, in an image of this width and height."""
     from skimage.draw import polygon2mask
 
     if outline is None:
@@ -152,7 +152,7 @@ def _fill(outline: tuple[np.ndarray, np.ndarray] | None, size) -> np.ndarray | N
 
 
 def _detected(path: Path, box: Float[np.ndarray, "4"]) -> np.ndarray | None:
-    """Of the masks found in an ImageNet photograph, the one whose box overlaps best, if by 0.8 at least."""
+    """Choose among the masks found in an ImageNet photograph the one whose box overlaps best, if by at least 0.8."""
     if not path.is_file():
         return None
     found = load_matlab(path, NEEDED)

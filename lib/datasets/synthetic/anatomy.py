@@ -13,9 +13,9 @@ MIRROR = np.array([1.0, 1.0, -1.0])
 
 @dataclass(frozen=True)
 class Keypoint:
-    """A named landmark: where a ray from `origin` (3,) along `direction` (3,) leaves the body at rest.
+    """A named keypoint: the place where a ray from `origin` (3,) along `direction` (3,) leaves the body at rest.
 
-    bone: what carries it. thickness: it counts as seen when no more than this much of its own limb covers it.
+    bone: the bone that carries it. thickness: it counts as seen if its own limb covers it by no more than this.
     """
 
     name: str
@@ -30,7 +30,7 @@ class Body:
     """One creature at rest, mirror plane z = 0, looking along +x, y up.
 
     bones: names in order, parents before children; parents (J,): index, -1 for the root; joints (J, 3): where
-    each bone begins; along (J, 3): its unit direction, along which it is stretched.
+    each bone begins; along (J, 3): unit direction of each bone, along which it is stretched.
     """
 
     bones: list[str] = field(default_factory=list)
@@ -68,13 +68,13 @@ class Body:
             )
 
     def keypoint(self, name: str, bone: str, origin, direction, thickness: float = 0.03) -> None:
-        """Add a landmark; a name starting with "right_" adds its left twin as well."""
+        """Add a keypoint; a name starting with "right_" adds its left twin as well."""
         for side, flip in _sides(name):
             origin_, direction_ = np.asarray(origin, float) * flip, np.asarray(direction, float) * flip
             self.keypoints.append(Keypoint(side(name), side(bone), origin_, direction_, thickness))
 
     def solid(self) -> Solid:
-        """The flesh as an implicit function."""
+        """Return the flesh as an implicit function."""
         return Solid(self.limbs, self.floor)
 
 
@@ -86,7 +86,7 @@ def _sides(name: str):
 
 
 def quadruped() -> Body:
-    """A horse of middling proportions, standing square."""
+    """A horse of average proportions, standing on four straight legs."""
     body = Body(floor=0.0)
     bone, limb, keypoint = body.bone, body.limb, body.keypoint
 
@@ -227,7 +227,7 @@ def quadruped() -> Body:
 
 
 def bird() -> Body:
-    """A perching bird of middling proportions, its wings held out, so that they do not grow into the body."""
+    """A songbird of average proportions; its wings are spread, so that they do not merge with the body."""
     body = Body()
     bone, limb, keypoint = body.bone, body.limb, body.keypoint
 
@@ -244,7 +244,7 @@ def bird() -> Body:
     bone("right_shank", "right_thigh", (0.055, -0.27, 0.105), (0.005, -0.46, 0.105))
     bone("right_toes", "right_shank", (0.005, -0.46, 0.105), (0.13, -0.49, 0.105))
 
-    # trunk and head in one sweep
+    # trunk and head as one limb
     limb(
         ("body", -0.34, -0.110, 0, 0.090, 0.90),
         ("body", -0.20, -0.045, 0, 0.175, 0.92),
@@ -271,7 +271,7 @@ def bird() -> Body:
         axis=(-0.36, 0.93, 0),
         hair=True,
     )
-    # wings: balls squeezed flat, so that the radius is half the width of the wing
+    # wings: flattened balls, so that the radius is half the width of the wing
     limb(
         ("right_shoulder", 0.125, 0.19, 0.12, 0.10, 0.50),
         ("right_wing", 0.085, 0.20, 0.24, 0.140, 0.26),

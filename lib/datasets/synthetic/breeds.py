@@ -1,4 +1,4 @@
-"""Breeds: meshed bodies with what it takes to move and to paint them."""
+"""Breeds: meshed bodies that can be moved and painted."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ FEET = ("hoof", "foot", "toes")
 
 @dataclass(frozen=True)
 class Breed:
-    """A meshed solid with what it takes to move and paint it.
+    """A meshed solid with all that is needed to move and to paint it.
 
-    places (V, 3): where each vertex lies on the middling body at rest, the coordinates of coats; hair (V,), open (V,):
-    how much of the sky it sees; landmarks (K, 3) vertices and shares (K, 3): the keypoints, inside a triangle each;
-    feet: indices of the vertices of the feet.
+    places (V, 3): where each vertex lies on the average body at rest, which is where coats look up colours; hair (V,);
+    open (V,): how much of the sky the vertex sees; landmarks (K, 3) vertices and shares (K, 3): each keypoint as a
+    triangle and barycentric coordinates; feet: indices of the vertices of the feet.
     """
 
     category: str
@@ -41,7 +41,7 @@ class Breed:
 
 
 def make_breed(category: str, rng: np.random.Generator, spread: float = 1.0) -> Breed:
-    """A breed with proportions drawn at random, at rest; `spread` 0 gives the middling one."""
+    """Make a breed with random proportions, at rest; `spread` 0 gives the average ones."""
     middling = BODIES[category]()
     build = sample_build(category, middling, rng, spread)
     still = Pose(np.zeros((len(middling.bones), 3)))
@@ -72,7 +72,7 @@ def make_breed(category: str, rng: np.random.Generator, spread: float = 1.0) -> 
 
 
 def pose_creature(breed: Breed, build: Build, pose: Pose) -> tuple[np.ndarray, float]:
-    """The vertices (V, 3) of an individual in a pose, in the world, and the height of the ground below its feet."""
+    """Return the vertices (V, 3) of an individual in a pose, in the world, and the height of the ground below it."""
     matrices, offsets = bone_transforms(breed.body, build, pose)
     verts = skin(breed.weights, matrices, offsets, breed.verts)
     verts = verts - breed.body.joints[0] - ORIGIN[breed.category]
@@ -80,8 +80,8 @@ def pose_creature(breed: Breed, build: Build, pose: Pose) -> tuple[np.ndarray, f
 
 
 def _attach(body: Body, solid: Solid, verts: np.ndarray, faces: np.ndarray, mirror: np.ndarray):
-    """Each keypoint as a point of a triangle of the mesh: those of the midline on an edge in the mirror plane, left
-    ones the reflections of right ones."""
+    """Attach each keypoint to a triangle of the mesh: those of the midline to an edge in the mirror plane, left ones
+    as reflections of right ones."""
     origins = np.array([keypoint.origin for keypoint in body.keypoints])
     directions = np.array([keypoint.direction for keypoint in body.keypoints])
     points = solid.cast(origins, directions, reach=0.4)
@@ -110,7 +110,7 @@ def _attach(body: Body, solid: Solid, verts: np.ndarray, faces: np.ndarray, mirr
 
 
 def _closest(corners: np.ndarray, point: np.ndarray) -> np.ndarray:
-    """Barycentric coordinates (F, C), kept within each simplex (F, C, 3), of the point of it near `point` (3,)."""
+    """Barycentric coordinates (F, C) of the place near `point` (3,) in each of the simplices (F, C, 3), not outside."""
     system = (corners[:, 1:] - corners[:, :1]).transpose(0, 2, 1)
     inner = np.einsum("fij,fj->fi", np.linalg.pinv(system), point - corners[:, 0])
     weights = np.clip(np.column_stack([1 - inner.sum(1), inner]), 0, 1)

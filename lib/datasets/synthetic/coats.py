@@ -1,4 +1,4 @@
-"""What creatures wear: colours as functions of the place on the middling body at rest, so nothing needs a UV map."""
+"""Coats of creatures: colours as functions of the place on the average body at rest, so no UV map is needed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Coat = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Noise:
-    """Smooth noise over space, mean 0 and variance 1, with bumps of about one `wavelength`: a sum of plane waves."""
+    """Smooth noise in space, mean 0 and variance 1, with bumps of about one `wavelength`: a sum of plane waves."""
 
     waves: Tensor
     phases: Tensor
@@ -44,7 +44,7 @@ def paint(base: Tensor, color, weight: Tensor) -> Tensor:
 
 
 def spot(points: Tensor, center, radius: float, softness: float = 0.3) -> Tensor:
-    """1 inside a ball, 0 outside; both sides of the body at once."""
+    """Weights of a spot: 1 inside a ball, 0 outside, on both sides of the body at once."""
     offset = torch.stack([points[:, 0], points[:, 1], points[:, 2].abs()], -1) - torch.tensor(center)
     return step(offset.norm(dim=-1), radius * (1 + softness), radius * (1 - softness))
 
@@ -87,7 +87,7 @@ def horse_coat(rng: np.random.Generator) -> Coat:
         x, y, z = points.unbind(-1)
         color = torch.as_tensor(body, dtype=points.dtype).expand(len(points), 3)
         color = color * (1 + 0.07 * shade(points) + 0.04 * fine(points))[:, None]
-        # Lighter below and towards the flanks, as most coats are.
+        # Most coats are lighter below and towards the flanks.
         color = color * (1 + 0.22 * step(y, 0.72, 0.52) * (x.abs() < 0.35))[:, None]
         if name == "grey":
             on_body = step(y, 0.35, 0.55)
@@ -158,7 +158,7 @@ def bird_coat(rng: np.random.Generator) -> Coat:
     def coat(points: Tensor, is_plume: Tensor) -> Tensor:
         x, y, z = points.unbind(-1)
         wobble = 0.025 * edge(points)
-        # Height above the axis of the trunk, which climbs towards the head.
+        # Height above the axis of the trunk, which rises towards the head.
         above = y - 0.45 * x + wobble
         color = torch.as_tensor(back, dtype=points.dtype).expand(len(points), 3)
         color = (

@@ -1,11 +1,11 @@
 """Procedural animals with all their truth: pictures, masks, keypoints, cameras, meshes, and the flow of videos.
 
-Every creature belongs to a breed, a smooth solid meshed by marching cubes; an individual stretches the breed's
-bones, takes a pose by blend skinning, and wears a coat painted in 3D. None of this is the machinery of the models
-that learn from them, and the template is another mesh.
+Every creature belongs to a breed, a smooth solid meshed by marching cubes. An individual stretches the breed's
+bones, takes a pose by blend skinning, and wears a coat painted in 3D. The models that learn from these pictures use
+none of these methods, and the template is another mesh.
 
-World: y up, the animal looks along +x, its mirror plane at rest is z = 0 (its right is +z), the origin inside the
-trunk. Units: a horse is about one unit tall at the withers, a bird about one and a half units long.
+World: y up, the animal looks along +x, its mirror plane at rest is z = 0 (its right is +z), and the origin lies inside
+the trunk. Units: a horse is about one unit tall at the withers, a bird about one and a half units long.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from lib.datasets.synthetic.scenery import SCENES
 from lib.geometry.cameras import WeakPerspective
 from lib.geometry.mesh import Mesh
 
-# Raise it whenever the same arguments give other data.
+# Raise this version whenever the same arguments give other data.
 VERSION = 5
 CATEGORIES = tuple(BODIES)
 SPLITS = ("train", "test")
@@ -54,7 +54,7 @@ KEYPOINTS = {category: _names(category) for category in CATEGORIES}
 
 
 def keypoint_permutation(category: str) -> Int[Tensor, "K"]:
-    """The keypoint on the animal's other side; those of the midline map to themselves. An involution."""
+    """For each keypoint the one on the animal's other side; keypoints of the midline map to themselves."""
     names = KEYPOINTS[_check_category(category)]
     swap = {"left": "right", "right": "left"}
     other = ["_".join([swap.get(part, part) for part in name.split("_")]) for name in names]
@@ -65,9 +65,9 @@ def keypoint_permutation(category: str) -> Int[Tensor, "K"]:
 class Template:
     """A category's coarse symmetric mesh in a neutral stance, with a map onto the sphere.
 
-    verts (642, 3), faces (1280, 3), outward; sphere (642, 3): unit vectors, the same triangles without a fold;
-    mirror (642,): the vertex opposite each in the plane z = 0; keypoint_vertices (K,): the vertex nearest to each
-    landmark; keypoint_names and keypoint_permutation (K,) as everywhere.
+    verts (642, 3), faces (1280, 3), outward; sphere (642, 3): unit vectors, on which the same triangles do not fold;
+    mirror (642,): for each vertex its mirror image in the plane z = 0; keypoint_vertices (K,): the vertex nearest to
+    each keypoint; keypoint_names (K); keypoint_permutation (K,): see the function of this name.
     """
 
     verts: Float[Tensor, "642 3"]
@@ -84,7 +84,7 @@ class Template:
 
 
 def template(category: str) -> Template:
-    """The template of "quadruped" or "bird" (see `templates` for how it was made)."""
+    """Load the template of "quadruped" or "bird"; `templates` tells how it was made."""
     _check_category(category)
     with resources.files(__package__).joinpath("templates.npz").open("rb") as file:
         arrays = np.load(file)
@@ -101,9 +101,8 @@ class Creatures:
 
     image (N, 3, H, W); mask (N, H, W), the share of each pixel that the animal covers;
     keypoints (N, K, 2) in the image plane; keypoint_visible (N, K): inside the image and not hidden by another part
-    of the body; keypoints_3d (N, K, 3), world; camera (N, 7), vectors of `WeakPerspective`;
-    meshes: the true surface of each, posed, world, with vertex colours; rest_meshes: the same vertices of the same
-    individual standing straight.
+    of the body; keypoints_3d (N, K, 3), world; camera (N, 7), vectors of `WeakPerspective`; meshes: the true surface of
+    each animal in its pose, world, with vertex colours; rest_meshes: the same vertices of the same individual at rest.
     """
 
     category: str
@@ -126,11 +125,11 @@ class Creatures:
 
 @dataclass
 class Video(Creatures):
-    """The frames of one animal moving before one camera, as `Creatures`, all meshes with the same faces, and
+    """The frames of a video of one moving animal: all that `Creatures` holds, and the true flow.
 
-    flow (N − 1, 2, H, W): the true motion of each pixel from frame t to t + 1, in image-plane units, zero off the
-    animal; flow_mask (N − 1, H, W): where the animal is in frame t; flow_visible (N − 1, H, W): where, besides, that
-    point of the animal is still seen in frame t + 1.
+    All meshes have the same faces. flow (N − 1, 2, H, W): the true motion of each pixel from frame i to i + 1, in
+    image-plane units, zero outside of the animal; flow_mask (N − 1, H, W): the animal's pixels in frame i; flow_visible
+    (N − 1, H, W): those of them whose point of the animal is still seen in frame i + 1.
     """
 
     flow: Float[Tensor, "N-1 2 H W"]
@@ -139,10 +138,10 @@ class Video(Creatures):
 
 
 def make_creatures(category: str, count: int, *, seed: int, image_size: int = 128, split: str = "train") -> Creatures:
-    """`count` pictures of different individuals in different poses and coats, from all around.
+    """Make `count` pictures of different individuals in different poses and coats, from all around.
 
-    The two splits share no breed, individual, pose, coat, view or scene, and the first n of a larger set are the set
-    of n. Made in a fraction of a second each, and read from the cache thereafter.
+    The two splits share no breed, individual, pose, coat, view or scene. The first n pictures of a larger set are the
+    set of n. Each picture takes a fraction of a second; afterwards all are read from the cache.
 
     Raises ValueError for an unknown category or split, or a count, seed or image size out of range.
     """
@@ -168,7 +167,7 @@ def make_video(
     split: str = "train",
     gait: str | None = None,
 ) -> Video:
-    """A creature moving through `frames` frames before a slowly turning camera, with the true flow.
+    """Make a video of a moving creature, `frames` frames before a slowly turning camera, with the true flow.
 
     gait: "walk" or "trot" for a quadruped, "hop" or "fly" for a bird; by default one of them, by the seed.
 
@@ -189,7 +188,8 @@ def make_video(
 
 @contextlib.contextmanager
 def _one_thread():
-    """The tensors are small: threads that wait for one another cost tenfold on a busy machine and gain little."""
+    """Use one thread: the tensors are small, and on a busy machine threads that wait for each other are ten times
+    slower."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -208,7 +208,7 @@ def _rng(*key: int) -> np.random.Generator:
 
 
 def _portray(breed: Breed, rng: np.random.Generator, size: int) -> dict[str, Tensor]:
-    """One picture of one individual, with its truth."""
+    """Draw one picture of one individual, with its truth."""
     category = breed.category
     build = sample_build(category, breed.body, rng, 0.5)
     posed, ground = pose_creature(breed, build, sample_pose(category, breed.body, rng))
@@ -232,7 +232,7 @@ def _portray(breed: Breed, rng: np.random.Generator, size: int) -> dict[str, Ten
 
 
 def _film(breed: Breed, rng: np.random.Generator, count: int, size: int, gait: str | None) -> dict[str, Tensor]:
-    """The frames of one individual, with their truth."""
+    """Draw the frames of one individual, with their truth."""
     category = breed.category
     build = sample_build(category, breed.body, rng, 0.5)
     gait = str(rng.choice(list(GAITS[category]))) if gait is None else gait
@@ -271,19 +271,19 @@ def _film(breed: Breed, rng: np.random.Generator, count: int, size: int, gait: s
 
 
 def _still_seen(there: Float[Tensor, "T 3 H W"], depth: Float[Tensor, "T H2 W2"]) -> Bool[Tensor, "T H W"]:
-    """Whether points (x, y, z) of the image space lie inside the image and on the surface of the depth map."""
+    """Tell whether points (image-plane x, y, and depth) lie inside the image and on the surface of the depth map."""
     grid = there[:, :2].permute(0, 2, 3, 1)
     behind = torch.nn.functional.grid_sample(depth[:, None], grid, mode="nearest", align_corners=False)[:, 0]
     return (grid.abs() <= 1).all(-1) & (there[:, 2] <= behind + 0.03)
 
 
-# What is kept in bytes: 256 levels are as many as a screen shows.
+# Entries that are stored as bytes: a screen shows no more than 256 levels.
 _BYTES = ("image", "mask", "colors")
 _RAGGED = ("verts", "rest_verts", "colors")
 
 
 def _pack(breeds: list[Breed], items: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Stack what has one shape; string together what belongs to meshes of different sizes; item i is of breed
+    """Stack the tensors of equal shape, and concatenate those of meshes of different sizes. Item i is of the breed
     i mod the number of breeds."""
     packed = {}
     for name in items[0]:
@@ -308,7 +308,7 @@ def _unpack(packed: dict[str, Tensor]) -> dict:
 
 
 def _check(category: str, split: str, seed: int, image_size: int, **count: int) -> tuple[int, int]:
-    """Refuse bad arguments; return what seeds the random streams."""
+    """Refuse bad arguments; return the key that seeds the random streams."""
     _check_category(category)
     if split not in SPLITS:
         raise ValueError(f"split={split!r} is unknown; use one of {', '.join(map(repr, SPLITS))}")

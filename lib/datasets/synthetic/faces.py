@@ -1,14 +1,14 @@
 """Procedural faces with known depth, normals, albedo, light and view.
 
-A head is a star-shaped implicit surface: in every direction from its centre there is one radius, an ellipsoid's
-times (1 + bumps) for nose, brows, sockets, cheeks, lips and chin. Pictures are made by marching a ray through every
-pixel until it meets that surface. No mesh, no depth map and no rasteriser takes part, so that a model which fits
-these pictures with a warped depth map is never tested by its own machinery.
+A head is a star-shaped implicit surface: in every direction from its centre there is one radius, the radius of an
+ellipsoid times (1 + bumps) for nose, brows, sockets, cheeks, lips and chin. A picture is made by marching a ray through
+every pixel until it meets that surface. No mesh, no depth map and no rasteriser takes part. So a model that fits these
+pictures with a warped depth map is never tested on data made by its own methods.
 
 Frames. The camera frame has x right, y down, z forward, and the camera at its origin. In the canonical view the
 face looks at the camera, along −z, and its mirror plane is x = 0. The view turns it by R = Rz Ry Rx about the point
-(0, 0, 1), then shifts it: P' = R (P − c) + c + t. One unit is the distance from the camera to that point; the field
-of view is 10 degrees, so a picture shows 0.175 units there, a little less than a head's width.
+c = (0, 0, 1), then shifts it: X' = R (X − c) + c + t. One unit is the distance from the camera to c. The field of view
+is 10 degrees, so a picture is 0.175 units wide there, a little less than a head.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ CENTER = 1.08  # depth of the head's centre in the canonical view; so faces turn
 NEAR, FAR = 0.9, 1.1  # canonical depths of a face lie between these
 
 SPLITS = ("train", "val", "test")
-VERSION = 2  # of the generator; raise it when the pictures change, and what is cached is made anew
+VERSION = 2  # of the generator; raise it when the pictures change, so that cached ones are made again
 MIN_STEP = 1e-3  # a ray that grazes the nose must not creep for ever
 CHUNK = 32
 MARCH_STEPS = 26
 BACK = -0.3  # a head ends before its ears: a depth map from the front cannot hold what lies behind
-BOX = 2.6  # 2 makes the head an ellipsoid, more makes it boxier: a flatter face with firmer temples
+BOX = 2.6  # 2 makes the head an ellipsoid, more makes it more like a box: a flatter face with stronger temples
 
 # Bumps on the head: (right, down) on the unit sphere of directions, their widths, and the height in head radii.
 # Those with right > 0 come in mirrored pairs.
@@ -55,7 +55,7 @@ BUMPS = {
     "ear": (0.97, 0.02, 0.10, 0.13, 0.070),
 }
 
-# Where the named points sit, as directions (right, down) from the head's centre.
+# Places of the named points, as directions (right, down) from the head's centre.
 KEYPOINTS = {
     "right eye, outer": (-0.35, -0.09), "right eye": (-0.27, -0.09), "right eye, inner": (-0.19, -0.09),
     "left eye, inner": (0.19, -0.09), "left eye": (0.27, -0.09), "left eye, outer": (0.35, -0.09),
@@ -70,10 +70,10 @@ KEYPOINTS = {
 
 @dataclass(frozen=True)
 class Faces:
-    """N faces and everything that made them.
+    """Pictures of N faces, with their whole truth.
 
-    image (N, 3, H, W) and albedo (N, 3, H, W) in [0, 1]; mask (N, H, W), 1 on the face; depth (N, H, W) along z,
-    FAR off the face; normals (N, 3, H, W), unit, out of the face, camera frame, 0 off it.
+    image (N, 3, H, W) and albedo (N, 3, H, W) in [0, 1]; mask (N, H, W), 1 on the face; depth (N, H, W) along z, FAR
+    outside of the face; normals (N, 3, H, W), unit, out of the face, camera frame, 0 outside of the face.
     light (N, 4): ambient, diffuse, and (l_x, l_y) of the direction to the light, (l_x, l_y, −1) normalised, in
     the *face's* frame. view (N, 6): turns about x, y, z in radians, then the shift in units.
     keypoints (N, K, 2) on the image plane [−1, 1]²; keypoint_depth (N, K); keypoint_visible (N, K).
@@ -107,12 +107,12 @@ def make_faces(
     max_yaw: float = 50.0,
     cache: bool = True,
 ) -> Faces:
-    """`count` random faces, each its own person, in its own light, seen from its own side.
+    """Make `count` random faces: each is another person, in another light, seen from another side.
 
     seed, split: other seeds and other splits ("train", "val", "test") give other people.
     canonical: also march the canonical view (twice the time).
-    max_yaw: degrees; yaw is uniform to either side, pitch within 20 and roll within 10 degrees.
-    cache: keep them in data/cache.
+    max_yaw: degrees; yaw is uniform up to this on both sides, pitch within 20 and roll within 10 degrees.
+    cache: keep the faces in data/cache.
 
     Raises ValueError for an unknown split or a count below 1.
     """
@@ -139,7 +139,7 @@ def add_patches(
     """Paste translucent coloured rectangles at random places, to break the faces' mirror symmetry.
 
     Each side of a rectangle is 20 to 50 % of the picture's, its opacity 50 to 100 %, after the perturbation test of
-    Wu, Rupprecht and Vedaldi, CVPR 2020. Returns the pictures and where they were changed (1 there).
+    Wu, Rupprecht and Vedaldi, CVPR 2020. Returns the pictures, and masks of the changed pixels.
     """
     check_tensor("images", images, "N 3 H W")
     generator = torch.Generator().manual_seed(seed)
@@ -166,7 +166,7 @@ def _uniform(generator: torch.Generator, n: int, low: float, high: float, *shape
 
 @dataclass(frozen=True)
 class _Heads:
-    """The people of one chunk: a shape, a skin and hair for each."""
+    """The people of one chunk: shape, skin and hair of each."""
 
     axes: Tensor  # (N, 3) half-widths of the ellipsoid
     jaw: Tensor  # (N, 1) how much the face narrows downwards
@@ -213,7 +213,7 @@ class _Heads:
         )
 
     def radius(self, direction: Tensor) -> Tensor:
-        """(N, P, 3) unit directions → (N, P) distance from the head's centre to its surface."""
+        """Distance (N, P) from the head's centre to its surface, in unit directions (N, P, 3)."""
         x, y, z = direction.unbind(-1)
         axes = self.axes[:, None]
         width = axes[..., 0] * (1 - self.jaw * torch.nn.functional.softplus(6 * y) / 6)
@@ -224,14 +224,14 @@ class _Heads:
         right, down, across, along, height = self.bumps.unbind(-1)
         p, q = 0.5 / across**2, 0.5 / along**2
         weights = torch.stack([-p, 2 * p * right, -q, 2 * q * down, -p * right**2 - q * down**2], 1)
-        squared = x * x + 1e-4  # |x|, rounded off so that a mirrored pair meets without a crease
+        squared = x * x + 1e-4  # |x|, rounded off at 0, so that a mirrored pair of bumps meets without a crease
         monomials = torch.stack([squared, squared.sqrt(), y * y, y, torch.ones_like(y)], -1)
         bumps = ((monomials @ weights).exp() @ height[..., None])[..., 0]
         front = torch.sigmoid(-12 * (z - 0.15))  # the back of the head has no face
         return radius * (1 + front * bumps)
 
     def color(self, direction: Tensor) -> Tensor:
-        """(N, P, 3) unit directions → (N, P, 3) albedo in [0, 1]."""
+        """Albedo (N, P, 3), in [0, 1], in unit directions (N, P, 3)."""
         x, y, z = direction.unbind(-1)
         side = x.abs()
         at = {name: self.bumps[:, i] for i, name in enumerate(BUMPS)}
@@ -273,7 +273,7 @@ class _Heads:
 
 
 def _rotation(angles: Tensor) -> Tensor:
-    """(N, 3) turns about x, y, z in radians → (N, 3, 3), R = Rz Ry Rx."""
+    """Rotations (N, 3, 3), R = Rz Ry Rx, of turns (N, 3) about x, y, z in radians."""
     (cx, cy, cz), (sx, sy, sz) = angles.cos().unbind(-1), angles.sin().unbind(-1)
     zero, one = torch.zeros_like(cx), torch.ones_like(cx)
     about_x = torch.stack([one, zero, zero, zero, cx, -sx, zero, sx, cx], -1).view(-1, 3, 3)
@@ -285,8 +285,8 @@ def _rotation(angles: Tensor) -> Tensor:
 def _march(heads: _Heads, rotation: Tensor, shift: Tensor, plane: Tensor):
     """Walk along the rays through image-plane points (P, 2) to the heads.
 
-    Returns depth (N, P), whether the head was met (N, P), and there the direction from the head's centre, (N, P, 3),
-    and the normal in the camera frame, (N, P, 3).
+    Returns the depth (N, P), whether the ray met the head (N, P), the direction of that place from the head's centre
+    (N, P, 3), and the normal there in the camera frame (N, P, 3).
     """
     ray = torch.cat([plane / FOCAL, torch.ones(len(plane), 1)], -1)
     pivot, center = torch.tensor([0, 0, PIVOT]), torch.tensor([0, 0, CENTER])
@@ -295,7 +295,7 @@ def _march(heads: _Heads, rotation: Tensor, shift: Tensor, plane: Tensor):
     origin = ((-pivot - shift)[:, None] @ rotation) + pivot - center
 
     def distance(z):
-        """How far outside the surface, along the radius; > 0 outside."""
+        """Distance to the surface along the radius; positive outside."""
         offset = z[..., None] * step + origin
         length = offset.norm(dim=-1)
         direction = offset / length[..., None]
@@ -365,7 +365,7 @@ def _make_chunk(n: int, size: int, canonical: bool, max_yaw: float, generator: t
         view=torch.cat([turns, shift], -1),
     )
 
-    # The named points, carried to the camera frame; seen if the ray through them meets the face there.
+    # Carry the named points to the camera frame; a point is seen if the ray through it meets the face there.
     across, down = torch.tensor(list(KEYPOINTS.values())).unbind(-1)
     named = torch.stack([across, down, -(1 - across**2 - down**2).sqrt()], -1).repeat(n, 1, 1)
     pivot, center = torch.tensor([0, 0, PIVOT]), torch.tensor([0, 0, CENTER])

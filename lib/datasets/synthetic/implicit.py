@@ -1,4 +1,4 @@
-"""Smooth solids from tapered limbs: an implicit function, its mesh by marching cubes, and landing points on it."""
+"""Smooth solids from tapered limbs: an implicit function, its mesh by marching cubes, and projection onto it."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from scipy.ndimage import maximum_filter
 from scipy.sparse import coo_matrix
 from skimage.measure import marching_cubes
 
-# Points evaluated at a time, so that what is computed of them stays in the processor's cache.
+# Points evaluated at a time: few enough for the intermediate values to fit into the processor's cache.
 CHUNK = 2048
 
 
 @dataclass(frozen=True)
 class Limb:
-    """A chain of balls, swept into one another: the building block of a body.
+    """A limb: a chain of balls with a smooth transition from each to the next.
 
     nodes (N, 3) and radii (N,): the balls. flats (N,): the ratio by which each is squeezed along `axis`
-    (3,), a direction; 1 is round. blend: how softly the limb melts into the solid before it. bones (N,):
-    the bone that carries each node. hair: whether it is mane, tail or plume rather than flesh.
+    (3,), a direction; 1 is round. blend: how softly the limb joins the limbs before it. bones (N,): the bone
+    that carries each node. hair: True for mane, tail or plume, False for flesh.
     """
 
     nodes: np.ndarray
@@ -32,7 +32,7 @@ class Limb:
 
 
 def refine(limb: Limb, pieces: int = 3) -> Limb:
-    """The same limb with `pieces` segments for each, along a Catmull-Rom spline."""
+    """Refine a limb: `pieces` segments instead of each, along a Catmull-Rom spline."""
     count = len(limb.nodes)
     if count < 3:
         return limb
@@ -54,8 +54,8 @@ def refine(limb: Limb, pieces: int = 3) -> Limb:
 
 
 def limb_distance(limb: Limb, points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """First-order signed distance (N,) from points (N, 3) to a limb, negative inside; with the segment (N,) where it
-    is least, and the place along that segment (N,), in [0, 1]."""
+    """Signed distance (N,), to first order, from points (N, 3) to a limb, negative inside. Also returns the nearest
+    segment (N,), and the place along it (N,), in [0, 1]."""
     parts = [_chunk_distance(limb, points[i : i + CHUNK]) for i in range(0, max(len(points), 1), CHUNK)]
     distance, segment, place = (np.concatenate(values) for values in zip(*parts, strict=True))
     return distance, segment, place
@@ -68,7 +68,7 @@ def _chunk_distance(limb: Limb, points: np.ndarray) -> tuple[np.ndarray, np.ndar
     length2 = np.maximum((step**2).sum(1), 1e-9)
     ahead = points @ step.T - (start * step).sum(1)
     t = (ahead / length2).clip(0, 1)
-    # |offset|² and its part along the squeezed axis, without forming the (N, S, 3) offsets.
+    # Compute |offset|² and its part along the squeezed axis without storing the offsets (N, S, 3).
     square = (points**2).sum(1)[:, None] - 2 * points @ start.T + (start**2).sum(1) + t * (t * length2 - 2 * ahead)
     along2 = ((points @ axis)[:, None] - start @ axis - t * (step @ axis)) ** 2
     round2 = np.maximum(square - along2, 0) + 1e-12
@@ -81,7 +81,7 @@ def _chunk_distance(limb: Limb, points: np.ndarray) -> tuple[np.ndarray, np.ndar
 
 
 def _limb_gradient(limb: Limb, points: np.ndarray, segment: np.ndarray, t: np.ndarray) -> np.ndarray:
-    """(N, 3) gradient of `limb_distance`, exact on the surface of limbs of even flatness."""
+    """Gradient (N, 3) of `limb_distance`, exact on the surface of limbs of constant flatness."""
     step = np.diff(limb.nodes, axis=0)
     offset = points - limb.nodes[segment] - t[:, None] * step[segment]
     flat = limb.flats[segment] + t * np.diff(limb.flats)[segment]
@@ -101,7 +101,7 @@ def smooth_minimum(a: np.ndarray, b: np.ndarray, blend: float) -> np.ndarray:
 
 
 class Solid:
-    """The smooth union of limbs, standing on the plane y = `floor` where one is given."""
+    """The smooth union of limbs, cut off at the plane y = `floor` if it is given."""
 
     def __init__(self, limbs: list[Limb], floor: float | None = None) -> None:
         self.limbs = [refine(limb) for limb in limbs]
@@ -130,7 +130,7 @@ class Solid:
         return value, gradient
 
     def _near(self, points: np.ndarray):
-        """The limbs, each with the indices of the points that it may concern."""
+        """Iterate over the limbs, each with the indices of the points that may be near it."""
         first, last = points.min(0), points.max(0)
         for limb in self.limbs:
             low, high = _box(limb)
@@ -150,8 +150,8 @@ class Solid:
         return points
 
     def owners(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The flesh nearest to each point: its bone (N,), whether it is hair (N,), and its radius (N,), the squeezing
-        taken into account."""
+        """Find the flesh nearest to each point: its bone (N,), whether it is hair (N,), and its radius (N,), with the
+        squeezing."""
         nearest = np.full(len(points), np.inf)
         bone, hair, radius = np.zeros(len(points), int), np.zeros(len(points), bool), np.zeros(len(points))
         for limb in self.limbs:
@@ -172,7 +172,7 @@ class Solid:
         return low - 0.03, high + 0.03
 
     def cast(self, origins: np.ndarray, directions: np.ndarray, reach: float = 1.0) -> np.ndarray:
-        """Where rays (N, 3), starting inside, leave the solid for the first time."""
+        """Find where rays (N, 3) that start inside leave the solid for the first time."""
         directions = directions / np.linalg.norm(directions, axis=1, keepdims=True)
         t = np.linspace(0, reach, 200)
         samples = origins[:, None] + t[:, None] * directions[:, None]
@@ -191,10 +191,11 @@ def _box(limb: Limb) -> tuple[np.ndarray, np.ndarray]:
 
 
 def symmetric_mesh(solid: Solid, spacing: float, relaxations: int = 2) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The surface of a solid that is its own mirror image in z = 0, as a mesh that is exactly symmetric.
+    """Mesh the surface of a solid that is its own mirror image in z = 0, exactly symmetric.
 
-    Marching cubes on the half z ≥ 0; a few steps of sliding along the surface even out the triangles; then the
-    half is reflected and welded. Returns verts (V, 3), faces (F, 3), mirror (V,): the vertex opposite each.
+    Marching cubes meshes the half z ≥ 0; a few steps of sliding along the surface make the triangles more even; then
+    the half is reflected, and both are joined. Returns verts (V, 3), faces (F, 3), and mirror (V,): for each vertex its
+    mirror image.
     """
     low, high = solid.bounds()
     low[2] = 0.0
@@ -213,7 +214,7 @@ def symmetric_mesh(solid: Solid, spacing: float, relaxations: int = 2) -> tuple[
 
 
 def _sample(solid: Solid, axes: list[np.ndarray], spacing: float, stride: int = 3) -> np.ndarray:
-    """The solid on a grid: everywhere on a coarser grid, then on the fine one where the surface may pass."""
+    """Evaluate the solid on a grid: first on a coarser grid, then on the fine one where the surface may pass."""
     coarse = [np.append(axis[::stride], axis[-1] + stride * spacing) for axis in axes]
     shape = tuple(len(axis) for axis in coarse)
     rough = solid(np.stack(np.meshgrid(*coarse, indexing="ij"), axis=-1).reshape(-1, 3)).reshape(shape)
@@ -228,7 +229,7 @@ def _sample(solid: Solid, axes: list[np.ndarray], spacing: float, stride: int = 
 
 
 def reflect(half: np.ndarray, half_faces: np.ndarray, middle: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Weld a half mesh to its reflection in z = 0 along the vertices marked in `middle`."""
+    """Join a half mesh with its reflection in z = 0 at the vertices marked in `middle`."""
     count = len(half)
     twin = np.arange(count)
     twin[~middle] = count + np.arange((~middle).sum())
@@ -239,7 +240,7 @@ def reflect(half: np.ndarray, half_faces: np.ndarray, middle: np.ndarray) -> tup
 
 
 def _neighbours(faces: np.ndarray, middle: np.ndarray, count: int):
-    """Adjacency of a half mesh; a vertex of the rim only knows its neighbours on the rim."""
+    """Adjacency of a half mesh; a vertex of the rim has only its neighbours on the rim."""
     rows = faces[:, [0, 1, 2, 1, 2, 0]].ravel()
     columns = faces[:, [1, 2, 0, 0, 1, 2]].ravel()
     keep = ~middle[rows] | middle[columns]

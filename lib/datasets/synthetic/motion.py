@@ -1,4 +1,4 @@
-"""How creatures are built and how they move: proportions, poses, gaits."""
+"""Proportions, poses and gaits of creatures."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from scipy.spatial.transform import Rotation
 from lib.datasets.synthetic.anatomy import Body
 from lib.datasets.synthetic.skinning import Build, Pose
 
-# Groups of bones that vary together: (name begins or ends with one of these, spread of length, spread of girth).
+# Groups of bones that vary together: (beginnings or ends of their names, spread of length, spread of girth).
 PROPORTIONS = {
     "quadruped": [
         (("pelvis", "chest"), 0.12, 0.13),
@@ -33,7 +33,7 @@ PROPORTIONS = {
 
 
 def sample_build(category: str, body: Body, rng: np.random.Generator, spread: float = 1.0) -> Build:
-    """Proportions drawn uniformly, the same on both sides; `spread` scales how far they reach from the mean."""
+    """Draw proportions uniformly, the same on both sides; `spread` scales their differences from the mean."""
     lengths, girths = np.ones(len(body.bones)), np.ones(len(body.bones))
     for names, length, girth in PROPORTIONS[category]:
         factors = 1 + spread * rng.uniform(-1, 1, 2) * (length, girth)
@@ -44,7 +44,7 @@ def sample_build(category: str, body: Body, rng: np.random.Generator, spread: fl
 
 
 def make_pose(body: Body, turns: dict[str, tuple[float, float, float]], lift: float = 0.0) -> Pose:
-    """A pose from axis-angle vectors by bone name; bones not named stay as they are at rest."""
+    """Make a pose from axis-angle vectors by bone name; all other bones stay as they are at rest."""
     rotations = np.zeros((len(body.bones), 3))
     for name, turn in turns.items():
         rotations[body.bones.index(name)] += turn
@@ -63,7 +63,7 @@ def _swing(phase: float, stance: float) -> tuple[float, float]:
 # Frames in a cycle of each gait.
 GAITS = {"quadruped": {"walk": 24, "trot": 16}, "bird": {"hop": 20, "fly": 14}}
 
-# When each hoof lands, as a share of the cycle, the share it stays down, reach and lift of the legs (radians).
+# When each hoof lands, as a share of the cycle; the share it stays down; reach and lift of the legs (radians).
 STEPS = {
     "walk": ({"left_hind": 0.0, "left_front": 0.25, "right_hind": 0.5, "right_front": 0.75}, 0.62, 0.36, 0.75),
     "trot": ({"left_hind": 0.0, "left_front": 0.5, "right_hind": 0.5, "right_front": 0.0}, 0.45, 0.46, 1.15),
@@ -129,7 +129,7 @@ def _quadruped_still(body: Body, rng: np.random.Generator) -> Pose:
 
 
 def _fold() -> np.ndarray:
-    """Axis-angle (3,) that lays the right wing, held out along +z, against the flank, its front edge down."""
+    """Axis-angle (3,) that turns the right wing from +z to the flank, its front edge down."""
     span = np.array([-0.87, -0.47, -0.13])
     upper = np.array([0.0, 0.30, 0.95])
     span /= np.linalg.norm(span)
@@ -215,7 +215,7 @@ def sample_pose(category: str, body: Body, rng: np.random.Generator) -> Pose:
 
 
 def neutral_pose(category: str, body: Body) -> Pose:
-    """A horse standing square, a bird perched with its wings folded."""
+    """The pose at rest: a horse standing on four straight legs, a bird perched with folded wings."""
     turns: dict[str, tuple[float, float, float]] = {}
     if category == "bird":
         _wings(turns, 0.0)

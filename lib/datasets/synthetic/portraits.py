@@ -1,4 +1,4 @@
-"""Taking a creature's picture: the camera that frames it, the light, the shading, the keypoints it shows."""
+"""Pictures of creatures: the camera that frames one, the light, the shading, the visible keypoints."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ SUPERSAMPLING = 2
 
 @dataclass(frozen=True)
 class Light:
-    """direction (3,): towards the sun, world; ambient: the share of light from the sky; warmth: tints the sun (3,)."""
+    """Sunlight. direction (3,): towards the sun, world; ambient: the share of light from the sky; warmth (3,): the
+    colour of the sun."""
 
     direction: np.ndarray
     ambient: float
@@ -30,14 +31,14 @@ class Light:
 
 
 def sample_light(rng: np.random.Generator, azimuth: float) -> Light:
-    """A sun more or less behind a camera at `azimuth` (radians)."""
+    """Draw a sun that stands more or less behind a camera at `azimuth` (radians)."""
     around, height = azimuth + rng.uniform(-1.2, 1.2), rng.uniform(0.45, 1.2)
     direction = np.array([np.sin(around) * np.cos(height), np.sin(height), np.cos(around) * np.cos(height)])
     return Light(direction, rng.uniform(0.38, 0.58), 1 + np.array([0.06, 0.01, -0.07]) * rng.uniform(-0.3, 1))
 
 
 def camera_rotation(azimuth: float, elevation: float, roll: float) -> Float[Tensor, "3 3"]:
-    """World → camera, angles in radians; roll turns the picture."""
+    """The rotation world → camera, angles in radians; roll turns the picture."""
     azimuth, elevation, roll = (torch.tensor(float(angle)) for angle in (azimuth, elevation, roll))
     zero = torch.zeros(())
     return axis_angle_to_matrix(torch.stack([zero, zero, roll])) @ view_rotation(azimuth, elevation)
@@ -46,9 +47,9 @@ def camera_rotation(azimuth: float, elevation: float, roll: float) -> Float[Tens
 def frame(
     verts: list[Float[Tensor, "V 3"]], rotations: Float[Tensor, "T 3 3"], fill: float, shift: np.ndarray
 ) -> WeakPerspective:
-    """Cameras of these rotations, one scale and place for all frames, in which the creature fills `fill` of the image.
+    """Make cameras of these rotations that share one scale and shift; the creature fills the share `fill` of the image.
 
-    shift (2,): how far from the middle, in the image plane.
+    shift (2,): the creature's distance from the middle, in the image plane.
     """
     seen = torch.cat([points @ rotation[:2].T for points, rotation in zip(verts, rotations, strict=True)])
     low, high = seen.amin(0), seen.amax(0)
@@ -66,9 +67,9 @@ def draw(
     light: Light,
     scene: Float[Tensor, "H W 3"],
 ) -> tuple[Float[Tensor, "3 H W"], Float[Tensor, "H W"], Float[Tensor, "H2 W2"]]:
-    """The picture, the mask (the share of each pixel that is covered), and the depth map at twice the resolution.
+    """Draw the picture, the mask (the covered share of each pixel), and the depth map at twice the resolution.
 
-    The coat is painted at every sample, not at the vertices, so eyes and stripes stay sharp.
+    The coat is evaluated at every sample, not at the vertices, so eyes and stripes stay sharp.
     """
     faces = torch.from_numpy(breed.faces)
     fragments = rendering.rasterize(camera.project(verts[None]), faces, SUPERSAMPLING * len(scene))
@@ -94,8 +95,8 @@ def draw(
 def see_keypoints(
     breed: Breed, verts: Float[Tensor, "V 3"], camera: WeakPerspective, depth: Float[Tensor, "H W"]
 ) -> dict[str, Tensor]:
-    """keypoints (K, 2), keypoints_3d (K, 3), and keypoint_visible (K,): inside the image and, by the depth map,
-    behind no more than its own limb."""
+    """Return keypoints (K, 2), keypoints_3d (K, 3), and keypoint_visible (K,): inside the image and, by the depth map,
+    not hidden by more than their own limb."""
     points = (torch.from_numpy(breed.shares).float()[..., None] * verts[torch.from_numpy(breed.landmarks)]).sum(1)
     seen = camera.project(points[None])[0]
     size = len(depth)
@@ -108,14 +109,14 @@ def see_keypoints(
 
 
 def ground_row(camera: WeakPerspective, ground: float) -> float:
-    """The image row (image-plane y) of the ground below the world's origin."""
+    """Height in the image (image-plane y) of the ground below the world's origin."""
     return float(camera.project(torch.tensor([[[0.0, ground, 0.0]]]))[0, 0, 1])
 
 
 def cast_shadow(
     scene: Float[Tensor, "H W 3"], verts: Float[Tensor, "V 3"], ground: float, camera: WeakPerspective
 ) -> Float[Tensor, "H W 3"]:
-    """Darken the ground under the creature, as a high and hazy sun would."""
+    """Darken the ground under the creature, as under a high and hazy sun."""
     size = len(scene)
     cells = max(size // 4, 4)
     flat = torch.stack([verts[:, 0], torch.full_like(verts[:, 1], ground), verts[:, 2]], dim=-1)

@@ -1,4 +1,4 @@
-"""What stands behind a creature: sky or foliage, ground, clutter out of focus, its shadow."""
+"""Backgrounds of creatures: sky or leaves, ground, blurred objects."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def pixel_grid(size: int) -> Float[Tensor, "H W 2"]:
 
 
 class Meadow:
-    """Sky above, ground below, hazy bushes, rocks and posts between; made once, drawn for any frame of a video."""
+    """Sky above, ground below, blurred bushes, rocks and posts between. Made once, it is drawn for all frames."""
 
     def __init__(self, rng: np.random.Generator) -> None:
         self.sky = SKIES[rng.integers(len(SKIES))]
@@ -73,7 +73,8 @@ class Meadow:
         self.noise = Noise.sample(rng, 0.09, dimensions=2)
 
     def draw(self, size: int, feet: float, roll: float, drift: float = 0.0) -> Float[Tensor, "H W 3"]:
-        """feet: the image row (image-plane y) where the animal stands; roll in radians; drift moves it sideways."""
+        """Draw the meadow. feet: the image-plane y where the animal stands; roll in radians; drift moves the meadow
+        sideways."""
         grid = pixel_grid(size).reshape(-1, 2)
         turn = torch.tensor([[np.cos(roll), -np.sin(roll)], [np.sin(roll), np.cos(roll)]], dtype=torch.float32)
         place = grid @ turn
@@ -101,7 +102,7 @@ class Meadow:
 
 
 class Thicket:
-    """Leaves and lights out of focus, and the branch a bird perches on."""
+    """Blurred leaves and lights, and the branch on which a bird perches."""
 
     def __init__(self, rng: np.random.Generator) -> None:
         self.low, self.high = (
@@ -134,7 +135,8 @@ class Thicket:
         self.bend = Noise.sample(rng, 1.2, dimensions=1)
 
     def draw(self, size: int, feet: float, roll: float, drift: float = 0.0) -> Float[Tensor, "H W 3"]:
-        """feet: the image row (image-plane y) of the branch; roll in radians; drift moves the far leaves sideways."""
+        """Draw the thicket. feet: the image-plane y of the branch; roll in radians; drift moves the far leaves
+        sideways."""
         grid = pixel_grid(size).reshape(-1, 2)
         turn = torch.tensor([[np.cos(roll), -np.sin(roll)], [np.sin(roll), np.cos(roll)]], dtype=torch.float32)
         place = grid @ turn + torch.tensor([drift, 0.0])

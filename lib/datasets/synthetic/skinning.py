@@ -1,4 +1,4 @@
-"""Bones that move flesh: forward kinematics with stretchable bones, and linear blend skinning."""
+"""Motion of flesh by bones: forward kinematics with stretchable bones, and linear blend skinning."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lib.datasets.synthetic.anatomy import Body
 
 @dataclass(frozen=True)
 class Build:
-    """How one individual differs from its breed: each bone's length and girth, (J,), 1 for no change."""
+    """Difference of an individual from its breed: factors of each bone's length and girth, (J,), 1 for no change."""
 
     lengths: np.ndarray
     girths: np.ndarray
@@ -28,7 +28,7 @@ class Pose:
 
 
 def mirror_bones(body: Body) -> np.ndarray:
-    """(J,) the bone on the other side; bones of the midline map to themselves."""
+    """Indices (J,) of the bones on the other side; bones of the midline map to themselves."""
     swap = {"left": "right_", "right": "left_"}
     names = [
         swap[name.split("_")[0]] + name.split("_", 1)[1] if name.split("_")[0] in swap else name for name in body.bones
@@ -37,7 +37,7 @@ def mirror_bones(body: Body) -> np.ndarray:
 
 
 def mirror_pose(body: Body, pose: Pose) -> Pose:
-    """The pose seen in a mirror at z = 0: left and right exchanged, rotations about x and y reversed."""
+    """Mirror a pose in the plane z = 0: left and right exchanged, rotations about x and y reversed."""
     return Pose(pose.rotations[mirror_bones(body)] * [-1, -1, 1], pose.lift)
 
 
@@ -59,7 +59,7 @@ def bone_transforms(body: Body, build: Build, pose: Pose) -> tuple[np.ndarray, n
 
 
 def skin(weights: np.ndarray, matrices: np.ndarray, offsets: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """Linear blend skinning: points (V, 3) moved by the blend (V, J) of the bones' affine maps."""
+    """Move points (V, 3) by linear blend skinning: by the weighted mean of the bones' affine maps, weights (V, J)."""
     maps = np.concatenate([matrices, offsets[..., None]], axis=-1)
     homogeneous = np.column_stack([points, np.ones(len(points))])
     return sum(
@@ -70,9 +70,9 @@ def skin(weights: np.ndarray, matrices: np.ndarray, offsets: np.ndarray, points:
 def skin_weights(
     body: Body, owner: np.ndarray, faces: np.ndarray, mirror: np.ndarray, smoothing: int = 6
 ) -> np.ndarray:
-    """(V, J) weights: each vertex goes to its owner (V,), the nearest bone, then weights diffuse along the surface.
+    """Compute weights (V, J): each vertex belongs to the nearest bone, its owner (V,); then weights diffuse.
 
-    Diffusing along the surface, not through the air, keeps one leg from pulling at the other.
+    Weights diffuse along the surface, not through the air, so that one leg does not pull at the other.
     """
     weights = np.eye(len(body.bones))[owner]
     weights = (weights + weights[mirror][:, mirror_bones(body)]) / 2
@@ -85,7 +85,7 @@ def skin_weights(
 
 
 def posed_body(body: Body, build: Build, pose: Pose) -> Body:
-    """A copy of the body whose flesh and joints have been moved: a new rest state."""
+    """Copy a body and move its flesh and joints: the pose becomes the new state of rest."""
     matrices, offsets = bone_transforms(body, build, pose)
     limbs = []
     for limb in body.limbs:

@@ -1,7 +1,7 @@
-"""How the templates were made: few, well-shaped triangles on half a body, mirrored, and mapped onto the sphere.
+"""The making of the templates: few, well-shaped triangles on half a body, mirrored, and mapped onto the sphere.
 
 `python -m lib.datasets.synthetic.templates` makes `templates.npz` again (a minute). Rounding decides which of two
-equally short edges goes first, so another machine gives other triangles of the same quality: keep the file.
+equally short edges is collapsed first, so another machine gives other triangles of the same quality: keep the file.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class HalfMesh:
         return [vertex for vertex, faces in enumerate(self.around) if faces]
 
     def size(self) -> int:
-        """Vertices of the whole mesh, once reflected."""
+        """Number of vertices of the whole mesh, with the reflected half."""
         return sum(1 if self.rim[vertex] else 2 for vertex in self.alive())
 
     def split(self, a: int, b: int) -> int:
@@ -146,7 +146,7 @@ class HalfMesh:
         return True
 
     def delaunay(self, a: int, b: int, c: int, d: int) -> bool:
-        """Whether the diagonal cd beats ab: the angles at c and d sum to more than π."""
+        """Tell whether the diagonal cd is better than ab: the angles at c and d sum to more than π."""
 
         def cosine(apex: int, left: int, right: int) -> float:
             u, v = self.points[left] - self.points[apex], self.points[right] - self.points[apex]
@@ -194,11 +194,11 @@ def _directed(face):
 def remesh(
     solid: Solid, count: int, size: Callable[[np.ndarray], np.ndarray], anchors: np.ndarray, rounds: int = 40
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """A symmetric mesh of a solid with exactly `count` vertices and edges about proportional to `size(points)`.
+    """Make a symmetric mesh of a solid with exactly `count` vertices and edges about proportional to `size(points)`.
 
-    Isotropic remeshing (Botsch and Kobbelt 2004) of the half z ≥ 0: split long edges, collapse short ones,
-    flip, relax along the surface, with the scale of the sizes steered to the count. The vertices nearest to
-    `anchors` (A, 3), the tips of ears, feet and tail, stay, or thin limbs would wear off.
+    Isotropic remeshing (Botsch and Kobbelt 2004) of the half z ≥ 0: split long edges, collapse short ones, flip,
+    relax along the surface; adapt the scale of the sizes until the count is right. The vertices nearest to
+    `anchors` (A, 3), the tips of ears, feet and tail, stay; otherwise thin limbs would become shorter and shorter.
 
     Returns half verts (H, 3), faces (F, 3) and which vertices lie on the rim z = 0, (H,).
     """
@@ -239,7 +239,7 @@ def remesh(
 
 
 def _by_length(mesh: HalfMesh, size, on_rim: bool) -> list[tuple[int, int]]:
-    """Edges, the shortest for their size first: those of the rim, or those that do not touch it."""
+    """List edges, the shortest relative to their wanted size first: those of the rim, or those that do not touch it."""
     target = size(np.array(mesh.points))
     edges = [
         (a, b) for a, b in mesh.edges() if (len(mesh.shared(a, b)) == 1 if on_rim else not (mesh.rim[a] or mesh.rim[b]))
@@ -248,13 +248,13 @@ def _by_length(mesh: HalfMesh, size, on_rim: bool) -> list[tuple[int, int]]:
 
 
 def hemisphere_map(half: np.ndarray, faces: np.ndarray, rim: np.ndarray, front: int) -> np.ndarray:
-    """A bijective map of a half mesh onto the hemisphere z ≥ 0, (H, 3) unit vectors, that stretches little.
+    """Map a half mesh bijectively onto the hemisphere z ≥ 0, (H, 3) unit vectors, with little stretching.
 
-    To begin with, each inner vertex is a positive average of its neighbours in a disc, so no triangle folds
-    (Tutte 1963, Floater 1997), the weights favouring crowded vertices (after Yoshizawa, Belyaev and Seidel 2004);
-    Lambert's projection lifts the disc to the hemisphere. Then the symmetric Dirichlet energy (Smith and
-    Schaefer 2015) is lowered: it is infinite where a triangle collapses, so the map stays bijective. `front` is
-    the rim vertex that goes to (1, 0, 0).
+    First, each inner vertex is a positive average of its neighbours in a disc, so no triangle folds (Tutte 1963,
+    Floater 1997); the weights give crowded vertices more room (after Yoshizawa, Belyaev and Seidel 2004). Lambert's
+    projection lifts the disc to the hemisphere. Then the symmetric Dirichlet energy (Smith and Schaefer 2015) is
+    lowered. It is infinite where a triangle collapses, so the map stays bijective. `front` is the rim vertex that is
+    mapped to (1, 0, 0).
     """
     loop = _rim_loop(faces)
     loop = np.roll(loop, -int(np.flatnonzero(loop == front)[0]))
@@ -301,7 +301,7 @@ def hemisphere_map(half: np.ndarray, faces: np.ndarray, rim: np.ndarray, front: 
 
 
 def _tutte(half: np.ndarray, faces: np.ndarray, inner: np.ndarray, disc: np.ndarray, rounds: int = 30) -> np.ndarray:
-    """A first map to the hemisphere: rim vertices stay where `disc` (H, 2) has them on the unit circle."""
+    """Find a first map to the hemisphere; rim vertices keep their places of `disc` (H, 2) on the unit circle."""
     rows, columns = faces[:, [0, 1, 1, 2, 2, 0]].ravel(), faces[:, [1, 0, 2, 1, 0, 2]].ravel()
     weights = np.ones(len(rows))
     on_rim = np.setdiff1d(np.arange(len(half)), inner)
@@ -333,7 +333,7 @@ def _cross(points: np.ndarray, faces: np.ndarray) -> np.ndarray:
 
 
 def descend(energy, start: np.ndarray, steps: int = 3000, memory: int = 20) -> np.ndarray:
-    """L-BFGS with a backtracking line search that never accepts an infinite energy."""
+    """Minimise by L-BFGS with a backtracking line search that never accepts an infinite energy."""
     x, (value, gradient), idle = start, energy(start), 0
     pairs: list[tuple[np.ndarray, np.ndarray]] = []
     for _ in range(steps):
@@ -377,7 +377,7 @@ def _rim_loop(faces: np.ndarray) -> np.ndarray:
 
 
 def template_body(category: str) -> Body:
-    """The middling creature in its neutral pose with sturdier ears, legs and tail, so that few vertices can follow
+    """The average creature in its neutral pose with thicker ears, legs and tail, so that few vertices can follow
     them; wings lie close to the body, and each foot has a single toe."""
     body = BODIES[category]()
     one = np.ones(len(body.bones))
@@ -407,7 +407,7 @@ def _is_ear(body: Body, limb: Limb) -> bool:
 
 
 def make_template(category: str, count: int = 642) -> dict[str, np.ndarray]:
-    """The arrays of a `creatures.Template`."""
+    """Make the arrays of a `creatures.Template`."""
     body = template_body(category)
     solid = body.solid()
     tips = np.array([limb.nodes[-1] for limb in solid.limbs])
