@@ -1,9 +1,58 @@
-"""Checks of arguments at the public border: one line that names the argument and the remedy."""
+"""Checks of arguments at the public border: one line that names the argument and the remedy.
+
+A check of *values* on CUDA makes the host wait until the device has computed them. A single call can afford that; a
+training step with twenty such calls cannot. Within `deferred()`, checks of values on CUDA are collected, and `settle`
+looks at all of them in one wait: the same error, some steps later. Shapes, types and devices are checked at once.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor
+
+from lib.remembered import remembered
+
+_waiting: list[tuple[Tensor, str | Callable[[], str]]] | None = None
+
+
+def require(holds: Tensor, message: str | Callable[[], str]) -> None:
+    """Raise ValueError with this message unless all of `holds`, a bool tensor, is true; see `deferred`.
+
+    message: or a function that makes it, called only where it is needed.
+    """
+    if _waiting is not None and holds.is_cuda:
+        _waiting.append((holds.all(), message))
+    elif not holds.all():
+        raise ValueError(message if isinstance(message, str) else message())
+
+
+@contextmanager
+def deferred() -> Iterator[None]:
+    """Within, checks of values on CUDA raise at the next `settle`, or at the end, instead of waiting for the device."""
+    global _waiting
+    if _waiting is not None:
+        yield
+        return
+    _waiting = []
+    try:
+        yield
+        settle()
+    finally:
+        _waiting = None
+
+
+def settle() -> None:
+    """Raise ValueError for the first of the collected checks that fails: one wait for all of them."""
+    if not _waiting:
+        return
+    checks = _waiting[:]
+    _waiting.clear()
+    for held, (_, message) in zip(torch.stack([holds for holds, _ in checks]).tolist(), checks, strict=True):
+        if not held:
+            raise ValueError(message if isinstance(message, str) else message())
 
 
 def check_tensor(name: str, value: Tensor, shape: str, *, kind: str = "float", finite: bool = False) -> None:
@@ -12,7 +61,7 @@ def check_tensor(name: str, value: Tensor, shape: str, *, kind: str = "float", f
     shape: space-separated axes; a number must match exactly, a name matches any length, `...` any
         leading axes ("B V 3", "... 3"). A name used twice must have one length.
     kind: "float", "integer", "bool" or "any".
-    finite: also refuse NaN and infinity.
+    finite: also refuse NaN and infinity (a check of values; see `deferred`).
 
     Raises TypeError for a wrong type or dtype, ValueError for a wrong shape or a non-finite entry.
     """
@@ -42,8 +91,9 @@ def check_tensor(name: str, value: Tensor, shape: str, *, kind: str = "float", f
         wanted = "(" + ", ".join(shape.split()) + ")"
         hint = f"; add the batch axis with {name}[None]" if len(axes) == len(lengths) + 1 else ""
         raise ValueError(f"{name} must have shape {wanted}, got {tuple(value.shape)}{hint}")
-    if finite and not torch.isfinite(value).all():
-        raise ValueError(f"{name} has NaN or infinite entries; remove them, or lower the step that made them")
+    if finite:
+        remedy = "remove them, or lower the step that made them"
+        require(torch.isfinite(value.detach()), f"{name} has NaN or infinite entries; {remedy}")
 
 
 def check_faces(faces: Tensor, count: int, of: str = "verts") -> None:
@@ -53,10 +103,19 @@ def check_faces(faces: Tensor, count: int, of: str = "verts") -> None:
     """
     check_tensor("faces", faces, "F 3", kind="integer")
     if faces.numel():
-        low, high = (int(value) for value in faces.aminmax())
+        # On CUDA once for each tensor: a kernel must never see an index out of range, so this check cannot come later.
+        low, high = _known_range(faces) if faces.is_cuda else _range(faces)
         if low < 0 or high >= count:
             wrong = low if low < 0 else high
             raise ValueError(f"faces point to vertex {wrong}, but {of} has 0 … {count - 1}; indices start at 0")
+
+
+def _range(values: Tensor) -> tuple[int, int]:
+    low, high = torch.stack(values.aminmax()).tolist()
+    return low, high
+
+
+_known_range = remembered(_range)
 
 
 def check_same_device(**tensors: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""What follows from a tensor that stays as it is, such as a mesh's faces, is computed once.
+"""What follows from a tensor that stays as it is, such as a mesh's faces, is computed once; so are constants.
 
 The edges of a mesh and the order of its corners are the same in every step of a training. To find them anew costs time
 on the CPU, and on CUDA the host waits for the device.
@@ -15,6 +15,20 @@ import torch
 from torch import Tensor
 
 Result = TypeVar("Result")
+
+
+def constant(like: Tensor, *values: float) -> Tensor:
+    """The numbers as a vector with the type and on the device of `like`, made once; to be read only.
+
+    Unlike `like.new_tensor(values)`, which on CUDA waits for a copy at every call.
+    """
+    return _constant(values, like.dtype, like.device)
+
+
+@functools.lru_cache(maxsize=256)
+def _constant(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    with torch.inference_mode(False):
+        return torch.tensor(values, dtype=dtype, device=device)
 
 
 def remembered(function: Callable[..., Result]) -> Callable[..., Result]:

@@ -5,6 +5,7 @@ import re
 import pytest
 import torch
 
+from lib import checks
 from lib.checks import check_faces, check_same_device, check_tensor
 
 
@@ -83,3 +84,36 @@ def test_faces_stay_within_the_vertices():
         check_faces(torch.tensor([[0, 1, -1]]), 3, of="attributes")
     with pytest.raises(TypeError, match="faces must have an integer dtype"):
         check_faces(torch.zeros(1, 3), 3)
+
+
+class OnCuda(torch.Tensor):
+    """A truth value that says it is on CUDA."""
+
+    is_cuda = property(lambda self: True)
+
+
+def verdict(value: bool) -> torch.Tensor:
+    return torch.tensor([True, value]).as_subclass(OnCuda)
+
+
+def test_on_cuda_checks_of_values_can_wait_for_each_other():
+    with pytest.raises(ValueError, match="at once"):
+        checks.require(verdict(False), "at once")
+    with checks.deferred():
+        checks.require(verdict(True), "first")
+        checks.require(verdict(False), lambda: "second")
+        checks.require(verdict(False), "third")
+        with pytest.raises(ValueError, match="second"):
+            checks.settle()
+        checks.settle()
+        with checks.deferred():
+            checks.require(verdict(True), "fourth")
+        with pytest.raises(ValueError, match="fifth"):
+            checks.require(torch.tensor(False), "fifth")  # on the CPU nobody waits
+    with pytest.raises(ValueError, match="sixth"), checks.deferred():
+        checks.require(verdict(False), "sixth")
+    with pytest.raises(KeyError), checks.deferred():
+        checks.require(verdict(False), "what happened later explains more")
+        raise KeyError
+    with pytest.raises(ValueError, match="again at once"):
+        checks.require(verdict(False), "again at once")

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lib.geometry.cameras import WeakPerspective
+from lib.remembered import constant
 
 PICTURES = ("image", "mask", "distances")
 
@@ -24,7 +25,7 @@ def mirror(batch: dict[str, Tensor], chosen: Bool[Tensor, "B"], permutation: Int
     """
     mirrored = {name: batch[name].flip(-1) for name in PICTURES if name in batch}
     if "keypoints" in batch:
-        flip = batch["keypoints"].new_tensor([-1, 1])
+        flip = constant(batch["keypoints"], -1, 1)
         mirrored["keypoints"] = batch["keypoints"][:, permutation] * flip
         mirrored["keypoint_visible"] = batch["keypoint_visible"][:, permutation]
     if "camera" in batch:
@@ -41,7 +42,7 @@ def jitter(batch: dict[str, Tensor], scale: Float[Tensor, "B"], shift: Float[Ten
     Beyond the old picture, images repeat its border, and masks are 0. A keypoint that leaves the picture stays
     visible, as in a crop that is cut tightly.
     """
-    theta = torch.zeros(len(scale), 2, 3).to(scale)
+    theta = scale.new_zeros(len(scale), 2, 3)
     theta[:, 0, 0] = theta[:, 1, 1] = 1 / scale
     theta[:, :, 2] = -shift / scale[:, None]
     moved = {}

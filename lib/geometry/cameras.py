@@ -13,8 +13,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lib.checks import check_same_device, check_tensor
+from lib.checks import check_same_device, check_tensor, require
 from lib.geometry.rotations import quaternion_to_matrix
+from lib.remembered import constant
 
 
 class _Camera:
@@ -64,10 +65,10 @@ class WeakPerspective(_Camera):
 
     def __post_init__(self) -> None:
         self._check(scale="", translation="2", quaternion="4")
-        if not (self.scale > 0).all():
-            raise ValueError(f"scale must be positive, got {_worst(self.scale)}; predict its logarithm")
-        if not self.quaternion.any(-1).all():
-            raise ValueError("quaternion has a zero row, which is no rotation; start from (1, 0, 0, 0)")
+        scale = self.scale.detach()
+        require(scale > 0, lambda: f"scale must be positive, got {_worst(scale)}; predict its logarithm")
+        turns = self.quaternion.detach().any(-1)
+        require(turns, "quaternion has a zero row, which is no rotation; start from (1, 0, 0, 0)")
 
     @property
     def rotation(self) -> Float[Tensor, "B 3 3"]:
@@ -98,8 +99,8 @@ class WeakPerspective(_Camera):
         the keypoints are exchanged by the left/right permutation. Papers that mirror the object's x axis
         instead have (w, x, −y, −z).
         """
-        flip = self.translation.new_tensor([-1, 1])
-        return WeakPerspective(self.scale, self.translation * flip, self.quaternion[:, [2, 3, 0, 1]])
+        flip = constant(self.translation, -1, 1)
+        return WeakPerspective(self.scale, self.translation * flip, self.quaternion.roll(2, -1))
 
     def to_vector(self) -> Float[Tensor, "B 7"]:
         """Pack the camera into seven numbers [s, t_x, t_y, q_w, q_x, q_y, q_z]."""
@@ -130,13 +131,14 @@ class Pinhole(_Camera):
 
     def __post_init__(self) -> None:
         self._check(focal="", rotation="3 3", translation="3")
-        if not (self.focal > 0).all():
-            raise ValueError(f"focal must be positive, got {_worst(self.focal)}; predict its logarithm")
+        focal = self.focal.detach()
+        require(focal > 0, lambda: f"focal must be positive, got {_worst(focal)}; predict its logarithm")
         rotation = self.rotation.detach()
         error = (torch.linalg.cross(rotation[:, 0], rotation[:, 1]) - rotation[:, 2]).abs().sum(-1)
-        error = error + (rotation @ rotation.mT - torch.eye(3).to(rotation)).abs().sum((-1, -2))
-        if not (error < 1e-2).all():
-            raise ValueError("rotation is not a rotation matrix; take the nearest with rotations.nearest_rotation")
+        identity = torch.eye(3, dtype=rotation.dtype, device=rotation.device)
+        error = error + (rotation @ rotation.mT - identity).abs().sum((-1, -2))
+        remedy = "take the nearest with rotations.nearest_rotation"
+        require(error < 1e-2, f"rotation is not a rotation matrix; {remedy}")
 
     def project(self, points: Float[Tensor, "B N 3"]) -> Float[Tensor, "B N 3"]:
         """Project world points to image-plane x, y and depth z. A batch of one, of points or cameras, serves for all.
@@ -146,14 +148,13 @@ class Pinhole(_Camera):
         self._check_points(points)
         in_camera = points @ self.rotation.mT + self.translation[:, None]
         depth = in_camera[..., 2:]
-        if not (depth > 0).all():
-            reason = f"points reach depth {_worst(depth)}, at or behind the camera"
-            raise ValueError(f"{reason}; move the camera away with a larger translation z")
+        remedy, seen = "move the camera away with a larger translation z", depth.detach()
+        require(seen > 0, lambda: f"points reach depth {_worst(seen)}, at or behind the camera; {remedy}")
         return torch.cat([self.focal[:, None, None] * in_camera[..., :2] / depth, depth], -1)
 
     def mirror(self) -> Pinhole:
         """Return the camera of the mirrored image: rotation F R M, translation F T (see `WeakPerspective.mirror`)."""
-        flip = self.translation.new_tensor([-1, 1, 1])
+        flip = constant(self.translation, -1, 1, 1)
         rotation = flip[:, None] * self.rotation * flip.flip(0)
         return Pinhole(self.focal, rotation, self.translation * flip)
 
@@ -183,4 +184,4 @@ def _width_height(points: Tensor, image_size: int | tuple[int, int]) -> Tensor:
     height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
     if min(height, width) < 1:
         raise ValueError(f"image_size must be at least 1 pixel, got {image_size}")
-    return points.new_tensor([width, height])
+    return constant(points, width, height)

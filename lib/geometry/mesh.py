@@ -16,6 +16,7 @@ from torch import Tensor
 
 from lib.checks import check_faces, check_same_device, check_tensor
 from lib.files import write_atomically
+from lib.remembered import remembered
 
 if TYPE_CHECKING:
     import PIL.Image
@@ -167,6 +168,7 @@ def edges(faces: Int[Tensor, "F 3"]) -> Int[Tensor, "E 2"]:
     return _unique_edges(faces)[0]
 
 
+@remembered
 def _unique_edges(faces: Int[Tensor, "F 3"]) -> tuple[Int[Tensor, "E 2"], Int[Tensor, "F 3"]]:
     """All edges once, and for each side (ab, bc, ca) of each face the index of its edge."""
     sides = torch.stack([faces, faces.roll(-1, dims=1)], dim=-1).reshape(-1, 2).sort(dim=1).values

@@ -17,7 +17,7 @@ from scipy.optimize import linear_sum_assignment
 from scipy.spatial import cKDTree
 from torch import Tensor
 
-from lib.checks import check_same_device, check_tensor
+from lib.checks import check_faces, check_same_device, check_tensor, require
 
 # Measured on the CPU: beyond this many pairs of points a tree is faster than looking at all of them.
 TREE_PAIRS = 120 * 120
@@ -60,21 +60,21 @@ def sample_surface(
     Raises ValueError for a count below 1, faces out of range, non-finite vertices, or no area at all.
     """
     check_tensor("verts", verts, "... V 3", finite=True)
-    check_tensor("faces", faces, "F 3", kind="integer")
     check_same_device(verts=verts, faces=faces)
     if verts.ndim > 3:
         raise ValueError(f"verts must have shape (V, 3) or (B, V, 3), got {tuple(verts.shape)}; flatten the batch axes")
     if count < 1:
         raise ValueError(f"count must be at least 1, got {count}; ask for one point or more")
     num_verts = verts.shape[-2]
-    if faces.numel() and (faces.min() < 0 or faces.max() >= num_verts):
-        raise ValueError(f"faces must index the {num_verts} verts, got {int(faces.min())} … {int(faces.max())}; fix it")
+    check_faces(faces, num_verts)
     batch = verts if verts.ndim == 3 else verts[None]
     corners = batch[:, faces]  # (B, F, 3 corners, 3)
     normals = torch.linalg.cross(corners[:, :, 1] - corners[:, :, 0], corners[:, :, 2] - corners[:, :, 0])
     cumulative = normals.detach().double().norm(dim=-1).cumsum(-1)
-    if not len(faces) or not (cumulative[:, -1] > 0).all():
-        raise ValueError("faces must have an area above zero in total; drop meshes that are empty or collapsed")
+    collapsed = "faces must have an area above zero in total; drop meshes that are empty or collapsed"
+    if not len(faces):
+        raise ValueError(collapsed)
+    require(cumulative[:, -1] > 0, collapsed)
 
     source = verts.device if generator is None else generator.device
     draws = torch.rand(len(batch), 3, count, dtype=torch.float64, device=source, generator=generator).to(verts.device)

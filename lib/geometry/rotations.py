@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lib.checks import check_same_device, check_tensor
+from lib.remembered import constant
 
 
 def _even_function(x: Tensor, exact: Tensor, series: tuple[float, float, float]) -> Tensor:
@@ -200,7 +201,7 @@ def slerp(p: Float[Tensor, "... 4"], q: Float[Tensor, "... 4"], t: Float[Tensor,
     Source: Shoemake, "Animating rotation with quaternion curves", SIGGRAPH 1985. t broadcasts against the batch
     axes of p and q.
     """
-    inverse = p * p.new_tensor([1, -1, -1, -1])
+    inverse = p * constant(p, 1, -1, -1, -1)
     step = quaternion_to_axis_angle(quaternion_multiply(q, inverse))
     return quaternion_multiply(axis_angle_to_quaternion(t[..., None] * step), p)
 

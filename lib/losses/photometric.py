@@ -12,7 +12,7 @@ import math
 from jaxtyping import Float
 from torch import Tensor
 
-from lib.checks import check_same_device, check_tensor
+from lib.checks import check_same_device, check_tensor, require
 
 SMALLEST_SIGMA = 1e-4
 
@@ -75,6 +75,5 @@ def _mean(error: Tensor, mask: Tensor | None) -> Tensor:
     if mask is None:
         return error.mean()
     total = mask.sum()
-    if total == 0:
-        raise ValueError("mask is empty; a model whose warped surface has left the picture has collapsed")
+    require(total != 0, "mask is empty; a model whose warped surface has left the picture has collapsed")
     return (mask * error).sum() / total

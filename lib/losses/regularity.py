@@ -8,6 +8,7 @@ from torch import Tensor
 
 from lib.checks import check_faces, check_same_device, check_tensor
 from lib.geometry import laplacian, mesh
+from lib.remembered import remembered
 
 
 def edge_loss(
@@ -41,6 +42,11 @@ def normal_consistency_loss(verts: Float[Tensor, "B V 3"], faces: Int[Tensor, "F
 def adjacent_faces(faces: Int[Tensor, "F 3"]) -> Int[Tensor, "P 2"]:
     """The pairs of faces with a common edge; on a closed manifold one for each edge."""
     check_tensor("faces", faces, "F 3", kind="integer")
+    return _adjacent_faces(faces)
+
+
+@remembered
+def _adjacent_faces(faces: Int[Tensor, "F 3"]) -> Int[Tensor, "P 2"]:
     sides = torch.stack([faces, faces.roll(-1, dims=1)], dim=-1).reshape(-1, 2).sort(dim=1).values
     keys, order = (sides[:, 0] * (int(faces.max()) + 1) + sides[:, 1]).sort(stable=True)
     common = keys[1:] == keys[:-1]

@@ -7,8 +7,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lib import metrics
-from lib.checks import check_same_device, check_tensor
+from lib.checks import check_same_device, check_tensor, require
 from lib.geometry.pointsets import chamfer_distance
+from lib.remembered import constant
 
 
 def mask_loss(pred: Float[Tensor, "B H W"], target: Float[Tensor, "B H W"], p: int = 2) -> Float[Tensor, ""]:
@@ -69,7 +70,7 @@ def distance_loss(points: Float[Tensor, "B N 2"], distances: Float[Tensor, "B H 
     check_tensor("distances", distances, f"{len(points)} H W")
     check_same_device(points=points, distances=distances)
     # Between the outermost pixels' centres and the border the map is flat: there, too, the way back is what counts.
-    limit = 1 - 1 / points.new_tensor([distances.shape[2], distances.shape[1]])
+    limit = 1 - 1 / constant(points, distances.shape[2], distances.shape[1])
     within = torch.maximum(torch.minimum(points, limit), -limit)
     sampled = torch.nn.functional.grid_sample(
         distances[:, None], within[:, None], padding_mode="border", align_corners=False
@@ -101,6 +102,5 @@ def _check_masks(pred: Tensor, target: Tensor) -> None:
 def _inside(masks: Tensor) -> Tensor:
     check_tensor("masks", masks, "B H W")
     inside = masks > 0.5
-    if not bool(inside.flatten(1).any(1).all()):
-        raise ValueError("masks has an empty one, which has no boundary; drop that image")
+    require(inside.flatten(1).any(1), "masks has an empty one, which has no boundary; drop that image")
     return inside

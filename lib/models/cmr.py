@@ -131,11 +131,11 @@ class CMR(CategoryNetwork):
         check_tensor("sphere", sphere, f"{len(verts)} 3", finite=True)
         check_tensor("mirror", mirror, str(len(verts)), kind="integer")
         check_tensor("keypoint_permutation", keypoint_permutation, "K", kind="integer")
-        vertex = torch.arange(len(verts))
+        vertex = torch.arange(len(verts), device=verts.device)
         free = torch.where(mirror >= vertex)[0]
         # Find for every vertex the free vertex that it is, or that it mirrors, and the signs of its coordinates.
         source = torch.searchsorted(free, torch.minimum(vertex, mirror))
-        sign = torch.ones(len(verts), 3)
+        sign = torch.ones(len(verts), 3, device=verts.device)
         sign[:, 2] = (mirror > vertex).float() - (mirror < vertex).float()
         super().__init__(faces, sphere, 3 * len(free if symmetric_offsets else verts), **sizes)
         self.symmetric_offsets = symmetric_offsets
@@ -145,7 +145,7 @@ class CMR(CategoryNetwork):
         self.register_buffer("keypoint_permutation", keypoint_permutation.clone(), persistent=False)
 
         self.mean_half = nn.Parameter(verts[free].clone())
-        self.logits = nn.Parameter(torch.zeros(len(keypoint_permutation), len(verts)))
+        self.logits = nn.Parameter(torch.zeros(len(keypoint_permutation), len(verts), device=verts.device))
 
     def symmetric(self, half: Float[Tensor, "... H 3"]) -> Float[Tensor, "... V 3"]:
         """Complete the free vertices by their mirror images; vertices of the midline are put onto the mirror plane."""

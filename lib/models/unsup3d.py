@@ -28,6 +28,7 @@ from lib.checks import check_same_device, check_tensor
 from lib.geometry.mesh import Mesh
 from lib.losses.photometric import SMALLEST_SIGMA, gaussian_nll, laplacian_nll
 from lib.losses.smoothness import curvature_loss, smoothness_loss
+from lib.remembered import constant
 
 FIELD_OF_VIEW = 10.0  # degrees
 FOCAL = 1 / math.tan(math.radians(FIELD_OF_VIEW / 2))
@@ -84,13 +85,13 @@ def view_rotation(view: Float[Tensor, "B 6"]) -> Float[Tensor, "B 3 3"]:
 
 def turn(points: Float[Tensor, "B N 3"], view: Float[Tensor, "B 6"]) -> Float[Tensor, "B N 3"]:
     """Turn canonical points X to the view: R (X − c) + c + t with c = (0, 0, 1)."""
-    pivot = points.new_tensor([0, 0, PIVOT])
+    pivot = constant(points, 0, 0, PIVOT)
     return (points - pivot) @ view_rotation(view).mT + pivot + view[:, None, 3:]
 
 
 def turn_back(points: Float[Tensor, "B N 3"], view: Float[Tensor, "B 6"]) -> Float[Tensor, "B N 3"]:
     """Turn points back from the view: the inverse of `turn`."""
-    pivot = points.new_tensor([0, 0, PIVOT])
+    pivot = constant(points, 0, 0, PIVOT)
     return (points - pivot - view[:, None, 3:]) @ view_rotation(view) + pivot
 
 
@@ -333,7 +334,7 @@ class PhotoGeometricAutoencoder(nn.Module):
             albedo = without_tilt(albedo)
         spread = F.softplus(self.confidence(x)) + self.least_sigma
         light, view = (self.light_gain * self.light(x)).tanh(), (self.view_gain * self.view(x)).tanh()
-        reach = view.new_tensor([MAX_TURN] * 3 + [self.max_shift] * 2 + [0.0])  # no shift in depth: size explains it
+        reach = constant(view, *[MAX_TURN] * 3, *[self.max_shift] * 2, 0.0)  # no shift in depth: size explains it
         return Factors(
             depth=to_depth(difference + (0 if self.frozen_depth else self.average_depth), self.prior),
             albedo=(albedo + self.average_albedo).tanh() / 2 + 0.5,
@@ -409,7 +410,7 @@ def photogeometric_loss(
     both = render(
         torch.cat([depth, depth.flip(-1) if flip_depth else depth]),
         torch.cat([albedo, albedo.flip(-1) if flip_albedo else albedo]),
-        torch.cat([light, light]) if lit else light.new_tensor([1.0, 0.0, 0.0, 0.0]).expand(2 * b, 4),
+        torch.cat([light, light]) if lit else constant(light, 1.0, 0.0, 0.0, 0.0).expand(2 * b, 4),
         torch.cat([view, view]),
         steepest,
     )
@@ -495,7 +496,7 @@ def depth_mesh(depth: Float[Tensor, "H W"], texture: Float[Tensor, "3 H W"]) -> 
     """
     height, width = depth.shape
     points = depth_to_points(depth[None])[0].flatten(1).T
-    points = (points - points.new_tensor([0, 0, PIVOT])) * points.new_tensor([1.0, -1.0, -1.0])
+    points = (points - constant(points, 0, 0, PIVOT)) * constant(points, 1.0, -1.0, -1.0)
     rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
     uvs = torch.stack([(columns + 0.5) / width, 1 - (rows + 0.5) / height], -1).view(-1, 2)
     return Mesh(points, grid_faces(height, width, depth.device).clone(), uvs=uvs.to(points), texture=texture)

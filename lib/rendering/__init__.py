@@ -18,8 +18,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from lib.checks import check_faces, check_same_device, check_tensor
+from lib.checks import check_faces, check_same_device, check_tensor, require
 from lib.geometry.mesh import vertex_normals
+from lib.remembered import constant
 
 # Of interpolated texture coordinates, in float32.
 ROUNDING = 1e-5
@@ -127,6 +128,8 @@ def interpolate(
     check_same_device(attributes=attributes, faces=faces, fragments=fragments.face)
     if attributes.ndim == 3 and len(attributes) != batch:
         raise ValueError(f"attributes has {len(attributes)} items, fragments {batch}; make the batches equal")
+    if fragments.face.is_cuda:
+        return _interpolate_all(attributes, faces, fragments)
     covered = (fragments.face.flatten() >= 0).nonzero()[:, 0]
     corner = faces.long()[fragments.face.flatten()[covered]]
     if attributes.ndim == 3:
@@ -136,6 +139,23 @@ def interpolate(
     values = (values * fragments.barycentrics.flatten(0, 2)[covered][..., None].to(values.dtype)).sum(1)
     image = values.new_zeros(batch * height * width, values.shape[-1]).index_copy(0, covered, values)
     return image.view(batch, height, width, table.shape[1]).permute(0, 3, 1, 2)
+
+
+def _interpolate_all(attributes: Tensor, faces: Tensor, fragments: Fragments) -> Float[Tensor, "B C H W"]:
+    """`interpolate` at every pixel, on the background with the weights zero.
+
+    On CUDA that is faster than to pick out the covered pixels, for whose number the host would have to wait.
+    """
+    batch, height, width = fragments.face.shape
+    if len(faces) == 0:
+        return attributes.new_zeros(batch, attributes.shape[-1], height, width)
+    corner = faces.long().index_select(0, fragments.face.flatten().clamp(min=0)).view(batch, -1, 3)
+    if attributes.ndim == 3:
+        corner = corner + torch.arange(batch, device=corner.device)[:, None, None] * attributes.shape[1]
+    table = attributes.reshape(-1, attributes.shape[-1])
+    values = table.index_select(0, corner.flatten()).view(batch, height, width, 3, table.shape[1])
+    weights = fragments.barycentrics.to(values.dtype) * fragments.mask[..., None]
+    return (values * weights[..., None]).sum(-2).permute(0, 3, 1, 2)
 
 
 def texture_sample(
@@ -196,7 +216,7 @@ def shade(
     normals = vertex_normals(verts, faces) if normals is None else normals
     normal = torch.nn.functional.normalize(interpolate(normals, faces, fragments), dim=1)
     albedo = interpolate(colors, faces, fragments) if uvs is None else texture_sample(uvs, colors, faces, fragments)
-    light = verts.new_tensor([-0.35, -0.6, -0.72]) if light is None else torch.as_tensor(light).to(verts)
+    light = constant(verts, -0.35, -0.6, -0.72) if light is None else torch.as_tensor(light).to(verts)
     light = torch.nn.functional.normalize(light, dim=-1).expand(len(verts), 3)
     cosine = (normal * light[:, :, None, None]).sum(1, keepdim=True).clamp(min=0)
     ambient = torch.as_tensor(ambient).to(verts).expand(len(verts))[:, None, None, None]
@@ -227,7 +247,7 @@ def visible_vertices(
     verts = verts.detach()
     if not verts.numel():
         return torch.zeros(verts.shape[:2], dtype=torch.bool, device=verts.device)
-    limits = verts.new_tensor([size[1], size[0]]) / min(size)
+    limits = constant(verts, size[1], size[0]) / min(size)
     inside = (verts[..., :2].abs() <= limits).all(-1)
     span = verts[..., 2].amax(1) - verts[..., 2].amin(1)
     return inside & _backend(backend, verts).visible_vertices(verts, faces, 1e-3 * span, perspective)
@@ -273,10 +293,11 @@ def _check(
     size = (image_size, image_size) if isinstance(image_size, int) else tuple(int(side) for side in image_size)
     if len(size) != 2 or min(size) < 1:
         raise ValueError(f"image_size must be a positive number of pixels or (H, W), got {image_size!r}")
-    if perspective and verts.numel() and not bool((verts[..., 2] > 0).all()):
-        raise ValueError("verts has depths z <= 0, at or behind the camera; move the object in front of it")
+    if perspective and verts.numel():
+        depths = verts.detach()[..., 2]
+        require(depths > 0, "verts has depths z <= 0, at or behind the camera; move the object in front of it")
     if size[0] != size[1]:
-        verts = verts * verts.new_tensor([size[1] / min(size), size[0] / min(size), 1.0])
+        verts = verts * constant(verts, size[1] / min(size), size[0] / min(size), 1.0)
     return verts, faces.long(), size
 
 

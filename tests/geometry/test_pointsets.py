@@ -462,7 +462,7 @@ X = torch.zeros(1, 4, 3)
         (lambda: exact_emd(X, torch.zeros(1, 5, 3)), "use sinkhorn_distance"),
         (lambda: hausdorff_distance("cloud", X), "x must be a torch.Tensor"),
         (lambda: sample_surface(SQUARE, SQUARE_FACES, 0), "count must be at least 1"),
-        (lambda: sample_surface(SQUARE, SQUARE_FACES + 3, 5), "faces must index the 5 verts"),
+        (lambda: sample_surface(SQUARE, SQUARE_FACES + 3, 5), "faces point to vertex 7, but verts has 0 … 4"),
         (lambda: sample_surface(SQUARE, SQUARE_FACES[2:], 5), "faces must have an area above zero"),
         (lambda: sample_surface(SQUARE, SQUARE_FACES[:0], 5), "faces must have an area above zero"),
         (lambda: sample_surface(SQUARE / 0, SQUARE_FACES, 5), "verts has NaN"),
