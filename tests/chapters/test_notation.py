@@ -140,10 +140,3 @@ def test_its_formulas_are_well_formed():
     assert PAGE.count("$") == 2 * len(formulas) > 100
     for formula in formulas:
         assert "merror" not in latex2mathml.converter.convert(formula), formula
-
-
-def test_its_links_lead_somewhere():
-    headings = {heading.lower().replace(" ", "-") for heading in re.findall(r"^##+ (.*)$", PAGE, re.MULTILINE)}
-    anchors = re.findall(r"\]\(#([^)]*)\)", PAGE)
-    assert anchors
-    assert set(anchors) <= headings
