@@ -7,8 +7,10 @@ looks at all of them in one wait: the same error, some steps later. Shapes, type
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -124,3 +126,31 @@ def check_same_device(**tensors: Tensor) -> None:
     if len(set(devices.values())) > 1:
         places = ", ".join(f"{name} on {device}" for name, device in devices.items())
         raise ValueError(f"tensors must share one device, got {places}; move them with .to(device)")
+
+
+def whole_number(name: str, value: Any, low: int = 1) -> int:
+    """`value` as a Python int: an int, or a NumPy or PyTorch integer, of at least `low`.
+
+    Raises TypeError for another type (True and 2.0 among them), ValueError for a smaller number.
+    """
+    try:
+        number = None if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        number = None
+    if number is None:
+        raise TypeError(f"{name} must be a whole number, got {value!r}; give an int of at least {low}")
+    if number < low:
+        raise ValueError(f"{name} must be at least {low}, got {number}")
+    return number
+
+
+def image_sides(name: str, value: Any) -> tuple[int, int]:
+    """Height and width in pixels, from one side of a square image or from (height, width).
+
+    Raises TypeError or ValueError for anything else.
+    """
+    sides = (value, value) if getattr(value, "ndim", 0) == 0 and not hasattr(value, "__len__") else tuple(value)
+    if len(sides) != 2:
+        raise ValueError(f"{name} must be a whole number of pixels or (height, width), got {value!r}")
+    height, width = (whole_number(name, side) for side in sides)
+    return height, width

@@ -57,7 +57,7 @@ def _unit_range(values: np.ndarray, mode: str, name: str) -> Float[np.ndarray, "
         # Pillow gives 16-bit greys as 32-bit integers in some formats and versions.
         largest = RANGE_16_BIT if values.max(initial=0) <= RANGE_16_BIT else np.iinfo(np.int32).max
         return (values.astype(np.float64) / largest).clip(0, 1).astype(np.float32)
-    low, high = float(values.min(initial=0)), float(values.max(initial=0))
+    low, high = float(values.min()), float(values.max())
     if not (low >= 0 and high <= 1):  # also for NaN
         raise ValueError(f"{name} holds floats from {low:.4g} to {high:.4g}; scale them to 0 … 1 first")
     return values.astype(np.float32)

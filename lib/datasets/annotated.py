@@ -13,7 +13,9 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from lib.checks import whole_number
 from lib.geometry.rotations import matrix_to_quaternion
+from lib.pictures import read_picture
 
 # CMR's world has x to the animal's left, y towards its tail and z up; the course's has x ahead, y up, z to its right.
 FROM_CMR = torch.tensor([[0.0, -1, 0], [0, 0, 1], [-1, 0, 0]])
@@ -57,7 +59,7 @@ class AnnotatedImages(Dataset):
         self.records = list(records)
         self.keypoint_names = list(keypoint_names)
         self.keypoint_permutation = keypoint_permutation
-        self.image_size = image_size
+        self.image_size = whole_number("image_size", image_size)
         # The square crop: its corner and side, in pixels counted from the edge of the photograph.
         self.crops = [square_crop(record.box) for record in self.records]
         corners = torch.tensor([[x, y] for x, y, _ in self.crops])
@@ -86,8 +88,12 @@ class AnnotatedImages(Dataset):
         if not record.image.is_file():
             raise FileNotFoundError(f"the photograph {record.image} is missing; unpack the images again")
         size = self.image_size
-        with Image.open(record.image) as photograph:
-            picture = cut(photograph.convert("RGB"), self.crops[index], size, background=(255, 255, 255))
+        # As it is stored: the annotations count pixels of the file, whatever its EXIF orientation says.
+        photograph = np.round(255 * read_picture(record.image, upright=False)).astype(np.uint8)
+        if photograph.shape[:2] != record.mask.shape:
+            sizes = " and ".join(f"{width} × {height}" for height, width in (photograph.shape[:2], record.mask.shape))
+            raise ValueError(f"{record.image} and its mask have {sizes} pixels; unpack images and annotations again")
+        picture = cut(Image.fromarray(photograph), self.crops[index], size, background=(255, 255, 255))
         mask = cut(Image.fromarray((record.mask != 0).astype(np.uint8) * 255), self.crops[index], size, background=0)
         item = {
             "image": torch.from_numpy(np.array(picture)).permute(2, 0, 1).float() / 255,

@@ -7,20 +7,42 @@ from Images in the Wild", CVPR 2020. An item is a dict with `image` (3, S, S) in
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from lib.checks import whole_number
 from lib.datasets import photographs
+from lib.pictures import read_picture
 
 SPLITS = ("train", "val", "test")
-SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
+SUFFIXES = {
+    *(".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff"),
+    *(".pgm", ".ppm", ".pnm", ".tga", ".jp2", ".avif"),
+}
+# Pictures that Pillow does not read: cameras' raw files, and what telephones write unless told otherwise.
+UNREAD = {
+    ".heic",
+    ".heif",
+    ".dng",
+    ".cr2",
+    ".cr3",
+    ".nef",
+    ".arw",
+    ".raf",
+    ".orf",
+    ".rw2",
+    ".exr",
+    ".hdr",
+    ".svg",
+    ".psd",
+}
 CROP = 170  # pixels of the middle of a picture that show the face, in the synthetic faces and the cats
 NEAREST, FARTHEST = 0.9, 1.1
 
@@ -38,6 +60,10 @@ class FaceImages(Dataset):
     images: one file per item. depths: the file of its depth map (white is near), or None. crop: the side in pixels of
     the middle square that is kept, or None for the largest. boxes: (x, y, width, height) in pixels per item, instead
     of `crop`; if a box leaves the picture, the picture's border pixels are repeated.
+
+    Pictures are read as `pictures.read_picture` says: turned upright by their EXIF orientation, 16 bits a channel
+    scaled by their range, palettes and CMYK converted to RGB, grey to three equal channels. What is transparent shows
+    white in a picture, and black, far away, in a depth map.
     """
 
     def __init__(
@@ -49,34 +75,29 @@ class FaceImages(Dataset):
         depths: Sequence[Path] | None = None,
         boxes: Sequence[tuple[float, float, float, float]] | None = None,
     ) -> None:
-        if image_size < 1:
-            raise ValueError(f"image_size must be at least 1, got {image_size}")
         self.images, self.depths, self.boxes = list(images), depths, boxes
-        self.image_size, self.crop = image_size, crop
+        self.image_size = whole_number("image_size", image_size)
+        self.crop = None if crop is None else whole_number("crop", crop)
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         box = self.boxes[index] if self.boxes is not None else None
-        item = {"image": self._read(self.images[index], "RGB", box).clamp(0, 1)}
+        item = {"image": self._read(self.images[index], 3, 1.0, box).clamp(0, 1)}
         if self.depths is not None:
-            nearness = self._read(self.depths[index], "L", box)[0].clamp(0, 1)
+            nearness = self._read(self.depths[index], 1, 0.0, box)[0].clamp(0, 1)
             item["depth"] = NEAREST + (FARTHEST - NEAREST) * (1 - nearness)
         return item
 
     def stack(self, count: int | None = None) -> dict[str, Tensor]:
         """Stack the first `count` items (by default all) into one dict of tensors."""
-        items = [self[index] for index in range(min(len(self), count or len(self)))]
+        count = len(self) if count is None else whole_number("count", count)
+        items = [self[index] for index in range(min(len(self), count))]
         return {name: torch.stack([item[name] for item in items]) for name in items[0]}
 
-    def _read(self, path: Path, mode: str, box) -> Float[Tensor, "C S S"]:
-        try:
-            with Image.open(path) as file:
-                pixels = np.asarray(file.convert(mode), np.float32) / 255
-        except OSError as error:
-            raise OSError(f"{path} cannot be read as a picture ({error}); fetch it again or remove it") from None
-        picture = torch.from_numpy(np.atleast_3d(pixels)).permute(2, 0, 1)
+    def _read(self, path: Path, channels: int, background: float, box) -> Float[Tensor, "C S S"]:
+        picture = torch.from_numpy(read_picture(path, channels=channels, background=background)).permute(2, 0, 1)
         picture = cut(picture, box) if box is not None else cut_middle(picture, self.crop)
         size = (self.image_size, self.image_size)
         return torch.nn.functional.interpolate(picture[None], size, mode="bilinear", antialias=True)[0]
@@ -139,14 +160,17 @@ class BaselFaces(FaceImages):
 
 
 def image_folder(root: str | Path, image_size: int = 64, *, crop: int | None = None) -> FaceImages:
-    """Data set of all pictures in a folder and the folders below it, in the order of their names.
+    """All pictures in a folder and the folders below it, in the order of their names; see `FaceImages` for an item.
+
+    Left out are hidden files, such as those that macOS adds to archives, and, with a warning, files that are no
+    pictures in spite of their ending, and pictures in formats that are not read (HEIC, raw files of cameras).
 
     crop: the side in pixels of the middle square to keep; by default the largest. For Unsup3D's cats (a folder
     `cat_combined`, from the cat head data sets of Zhang et al., 2008, and Parkhi et al., 2012) use `crop=CROP`.
 
     Raises FileNotFoundError if there is no picture.
     """
-    return FaceImages(_pictures(Path(root), "put pictures (jpg or png) there"), image_size, crop=crop)
+    return FaceImages(_pictures(Path(root), "put pictures (jpg or png) there", look_inside=True), image_size, crop=crop)
 
 
 def real_faces(image_size: int = 32) -> Float[Tensor, "100 3 S S"]:
@@ -184,10 +208,33 @@ def _check_split(split: str) -> None:
         raise ValueError(f"split={split!r} is unknown; use one of {', '.join(map(repr, SPLITS))}")
 
 
-def _pictures(folder: Path, needed: str) -> list[Path]:
+def _pictures(folder: Path, needed: str, look_inside: bool = False) -> list[Path]:
+    """The pictures below a folder; with `look_inside` only those whose first bytes are really a picture's."""
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} is missing; {needed}")
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and not _is_hidden(path.relative_to(folder))]
+    paths = [path for path in files if path.suffix.lower() in SUFFIXES]
+    left_out = [path for path in files if path.suffix.lower() in UNREAD]
+    if look_inside:
+        damaged = {path for path in paths if not _opens(path)}
+        paths = [path for path in paths if path not in damaged]
+        left_out += sorted(damaged)
+    if left_out:
+        names = ", ".join(path.name for path in left_out[:3]) + ("" if len(left_out) <= 3 else ", …")
+        remedy = "convert them to jpg or png, or remove them"
+        warnings.warn(f"{folder}: left out {len(left_out)} files that cannot be read ({names}); {remedy}", stacklevel=3)
     if not paths:
         raise FileNotFoundError(f"{folder} holds no picture; {needed}")
     return paths
+
+
+def _is_hidden(path: Path) -> bool:
+    return any(part.startswith(".") or part == "__MACOSX" for part in path.parts)
+
+
+def _opens(path: Path) -> bool:
+    try:
+        with Image.open(path):
+            return True
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return False
