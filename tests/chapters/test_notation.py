@@ -140,3 +140,9 @@ def test_its_formulas_are_well_formed():
     assert PAGE.count("$") == 2 * len(formulas) > 100
     for formula in formulas:
         assert "merror" not in latex2mathml.converter.convert(formula), formula
+
+
+def test_its_pictures_exist():
+    pictures = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", PAGE)
+    assert pictures
+    assert all((notebooks.NOTEBOOKS / picture).is_file() for picture in pictures)
