@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -24,19 +25,34 @@ def set_seed(seed: int) -> None:
 
 
 def pick_device(device: str = "auto") -> torch.device:
-    """The device to compute on: "auto" takes CUDA where there is one, else the CPU.
+    """The device to compute on: "auto" takes CUDA where PyTorch and Warp can use it, else the CPU.
 
-    Raises ValueError for a device this machine does not have.
+    Raises ValueError for a device this machine does not have, or one that is neither a CPU nor CUDA.
     """
     if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        if not torch.cuda.is_available():
+            return torch.device("cpu")
+        if problem := _cuda_problem("cuda"):
+            warnings.warn(f"the CPU is used, for {problem}", stacklevel=2)
+            return torch.device("cpu")
+        return torch.device("cuda")
     try:
         chosen = torch.device(device)
+        if chosen.type not in ("cpu", "cuda"):
+            raise RuntimeError("the course computes on CPUs and on CUDA; others lack double precision, or Warp")
         torch.empty(0, device=chosen)
+        if chosen.type == "cuda" and (problem := _cuda_problem(device)):
+            raise RuntimeError(problem)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(f'device={device!r} cannot be used here ({reason}); use "auto" or "cpu"') from None
     return chosen
+
+
+def _cuda_problem(device: str) -> str | None:
+    from lib.launch import cuda_problem  # starts Warp, which the CPU may not need
+
+    return cuda_problem(device)
 
 
 def choose_settings(profile: str, overrides: dict, **profiles: dict) -> SimpleNamespace:

@@ -1,15 +1,15 @@
 """Checks of arguments at the public border: one line that names the argument and the remedy.
 
 A check of *values* on CUDA makes the host wait until the device has computed them. A single call can afford that; a
-training step with twenty such calls cannot. Within `deferred()`, checks of values on CUDA are collected, and `settle`
-looks at all of them in one wait: the same error, some steps later. Shapes, types and devices are checked at once.
+training step with twenty such calls cannot. Within a `Deferred`, checks of values on CUDA are collected, and its
+`settle` looks at all of them in one wait: the same error, some steps later. Shapes, types and devices are checked at
+once.
 """
 
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -17,44 +17,58 @@ from torch import Tensor
 
 from lib.remembered import remembered
 
-_waiting: list[tuple[Tensor, str | Callable[[], str]]] | None = None
+
+class Deferred:
+    """Within, checks of values on CUDA are collected instead of waiting for the device.
+
+    checks = Deferred()
+    for step in range(steps):
+        with checks:
+            loss = …
+        if step % 10 == 0:
+            checks.settle()
+    """
+
+    def __init__(self) -> None:
+        self._found: list[tuple[Tensor, str | Callable[[], str]]] = []
+        self._outer: list[Deferred | None] = []
+
+    def __enter__(self) -> Deferred:
+        global _collector
+        self._outer.append(_collector)
+        _collector = self
+        return self
+
+    def __exit__(self, *_) -> None:
+        global _collector
+        _collector = self._outer.pop()
+
+    def collect(self, holds: Tensor, message: str | Callable[[], str]) -> None:
+        """Keep a check for `settle`."""
+        self._found.append((holds.all(), message))
+
+    def settle(self) -> None:
+        """Raise ValueError for the first of the collected checks that fails: one wait for all of them."""
+        found, self._found = self._found, []
+        if not found:
+            return
+        for held, (_, message) in zip(torch.stack([holds for holds, _ in found]).tolist(), found, strict=True):
+            if not held:
+                raise ValueError(message if isinstance(message, str) else message())
+
+
+_collector: Deferred | None = None
 
 
 def require(holds: Tensor, message: str | Callable[[], str]) -> None:
-    """Raise ValueError with this message unless all of `holds`, a bool tensor, is true; see `deferred`.
+    """Raise ValueError with this message unless all of `holds`, a bool tensor, is true; on CUDA see `Deferred`.
 
     message: or a function that makes it, called only where it is needed.
     """
-    if _waiting is not None and holds.is_cuda:
-        _waiting.append((holds.all(), message))
+    if _collector is not None and holds.is_cuda:
+        _collector.collect(holds, message)
     elif not holds.all():
         raise ValueError(message if isinstance(message, str) else message())
-
-
-@contextmanager
-def deferred() -> Iterator[None]:
-    """Within, checks of values on CUDA raise at the next `settle`, or at the end, instead of waiting for the device."""
-    global _waiting
-    if _waiting is not None:
-        yield
-        return
-    _waiting = []
-    try:
-        yield
-        settle()
-    finally:
-        _waiting = None
-
-
-def settle() -> None:
-    """Raise ValueError for the first of the collected checks that fails: one wait for all of them."""
-    if not _waiting:
-        return
-    checks = _waiting[:]
-    _waiting.clear()
-    for held, (_, message) in zip(torch.stack([holds for holds, _ in checks]).tolist(), checks, strict=True):
-        if not held:
-            raise ValueError(message if isinstance(message, str) else message())
 
 
 def check_tensor(name: str, value: Tensor, shape: str, *, kind: str = "float", finite: bool = False) -> None:
@@ -63,7 +77,7 @@ def check_tensor(name: str, value: Tensor, shape: str, *, kind: str = "float", f
     shape: space-separated axes; a number must match exactly, a name matches any length, `...` any
         leading axes ("B V 3", "... 3"). A name used twice must have one length.
     kind: "float", "integer", "bool" or "any".
-    finite: also refuse NaN and infinity (a check of values; see `deferred`).
+    finite: also refuse NaN and infinity (a check of values; see `Deferred`).
 
     Raises TypeError for a wrong type or dtype, ValueError for a wrong shape or a non-finite entry.
     """

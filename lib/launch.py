@@ -10,9 +10,12 @@ from __future__ import annotations
 import functools
 import itertools
 import os
+import sys
+import tempfile
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,16 +24,48 @@ from torch import Tensor
 
 
 def _init_quietly() -> None:
-    """Start Warp without its greeting, and without its C library's note on stderr that there is no CUDA driver."""
+    """Start Warp without its greeting, and without its C library's note on stderr that there is no CUDA driver.
+
+    Where PyTorch sees a GPU, what Warp says is shown.
+    """
     wp.config.log_level = wp.LOG_WARNING
-    saved, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    try:
-        wp.init()
-    finally:
-        os.dup2(saved, 2)
-        os.close(saved)
-        os.close(nowhere)
+    saved = os.dup(2)
+    with tempfile.TemporaryFile() as said:
+        os.dup2(said.fileno(), 2)
+        try:
+            wp.init()
+        finally:
+            os.dup2(saved, 2)
+            os.close(saved)
+            said.seek(0)
+            words = said.read().decode(errors="replace")
+    if words and torch.cuda.is_available():
+        sys.stderr.write(words)
+
+
+def _announce(module: str, device: torch.device) -> None:
+    """Say to a person who waits why: the first use of kernels on a GPU takes some seconds."""
+    watched = sys.stderr.isatty() or "JPY_SESSION_NAME" in os.environ  # set by a person's Jupyter server
+    if watched and not Path(wp.config.kernel_cache_dir, module).exists():
+        print(f"Compiling kernels for {torch.cuda.get_device_name(device)}, once: some seconds.", file=sys.stderr)
+
+
+def cuda_problem(device: torch.device | str = "cuda") -> str | None:
+    """Why Warp cannot compute on this CUDA device, though PyTorch may, in a sentence with a remedy; None if it can.
+
+    Warp's driver and GPUs are not PyTorch's: a build of Warp for CUDA 13 wants a driver of that version.
+    """
+    toolkit = ".".join(map(str, wp.get_cuda_toolkit_version() or ()))
+    if not wp.is_cuda_available():
+        driver = ".".join(map(str, wp.get_cuda_driver_version() or ("none",)))
+        found = f"driver found: CUDA {driver}; Warp built with CUDA {toolkit}"
+        build = f"the +cu12 wheel of warp-lang {wp.__version__} from its releases"
+        return f"Warp finds no GPU that it can use ({found}); update the NVIDIA driver, or install {build}"
+    here = wp.device_from_torch(torch.device(device))
+    oldest = min(wp.get_cuda_supported_archs())
+    if here.arch < oldest:
+        return f"{here.name} is sm_{here.arch}, and Warp's compiler begins at sm_{oldest}; use a newer GPU, or the CPU"
+    return None
 
 
 _init_quietly()
@@ -77,10 +112,15 @@ class Kernels:
     def _loaded(self, dtype: torch.dtype, device: torch.device) -> dict[str, Any]:
         """The kernels, compiled (or taken from Warp's cache) for this device."""
         with _lock:
+            if device.type == "cuda" and (problem := cuda_problem(device)):
+                raise RuntimeError(problem)
             kernels = self.written(dtype)
             module = next(value.module for value in kernels.values() if isinstance(value, wp.Kernel))
             # The size of a block is part of the cache's key, and launches use these.
-            module.load(wp.device_from_torch(device), 1 if device.type == "cpu" else 256)
+            block = 1 if device.type == "cpu" else 256
+            if device.type == "cuda":
+                _announce(module.get_module_identifier(block_dim=block), device)
+            module.load(wp.device_from_torch(device), block)
         return kernels
 
     def launch(self, name: str, count: int, like: Tensor, *inputs: Any) -> None:

@@ -11,6 +11,7 @@ import time
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator
+from multiprocessing import get_start_method
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from lib.chapter import pick_device, set_seed
+from lib.checks import Deferred
 from lib.files import write_atomically
 
 
@@ -41,7 +43,7 @@ def fit(
     checkpoint_every: int = 1000,
     log_every: int = 10,
     max_seconds: float | None = None,
-    workers: int = 0,
+    workers: int | None = None,
 ) -> dict[str, list[float]]:
     """Train `model` for `steps` steps of gradient descent: the one training loop of the course.
 
@@ -49,30 +51,34 @@ def fit(
         others are only recorded. Random augmentation belongs here: its random numbers are restored on resume.
     data: a dict of tensors with one common first axis, or a Dataset whose items are dicts of tensors and
         depend on their index alone (so `workers` processes may load them). A batch is a dict of stacked tensors
-        on `device`.
+        on `device`. On CUDA the dict's tensors are moved there once, unless they take more than half of its memory.
     optimizer: Adam(`lr`) unless given. schedule: a factor of the learning rate(s) for every step.
     device: where to train; see `pick_device`. On CUDA, with `mixed_precision`, `model(…)` runs in bfloat16 and
-        returns float32; what `loss_fn` computes outside of it stays in float32.
+        returns float32, where the GPU has bfloat16 (since Ampere); what `loss_fn` computes outside of it stays in
+        float32. Without, convolutions still round their factors to TF32 (`torch.backends.cudnn.allow_tf32`).
     out_dir: where `<name>.checkpoint` is kept, atomically, every `checkpoint_every` steps and at the end;
-        called again with the same arguments, the run goes on from there to the very weights of a run that was
-        never stopped. Without it nothing is written, and the run starts anew.
+        called again with the same arguments, the run goes on from there, on the CPU to the very weights of a run
+        that was never stopped (CUDA adds in another order each time). Without it nothing is written, and the run
+        starts anew.
     log_every: the history has one entry, the mean over the steps since the last one, for so many steps.
     max_seconds: stop early, with a checkpoint, once the time is spent (the next call goes on).
+    workers: processes that load a Dataset; by default none on the CPU, and all cores but one on CUDA.
 
     Returns the history: {"step": […], "loss": […], …}, lists of equal length. The model is left in evaluation mode.
 
     Raises FloatingPointError where the loss stops being finite, ValueError where `out_dir` holds the checkpoint
-    of another run or only damaged ones.
+    of another run or only damaged ones. What `lib`'s functions refuse in `loss_fn` for its values, such as vertices
+    that are NaN, they refuse on CUDA up to `log_every` steps later (`checks.Deferred`).
     """
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
 
     device = pick_device(str(device))
     AcceleratorState._reset_state(reset_partial_state=True)  # one process may train on one device, then on another
-    precision = "bf16" if mixed_precision and device.type == "cuda" else "no"
-    accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision=precision)
-    if device.type == "cuda" and device.index is not None:
-        torch.cuda.set_device(device)
+    # PyTorch counts the emulation of bfloat16 on older GPUs as support: slow, and cuDNN cannot convolve with it.
+    bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    precision = "bf16" if mixed_precision and bf16 else "no"
+    accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision=precision, device_placement=False)
 
     samples = len(next(iter(data.values()))) if isinstance(data, dict) else len(data)
     if samples == 0:
@@ -87,17 +93,19 @@ def fit(
     history: dict[str, list[float]] = {"step": []}
     sums: dict[str, Tensor] = {}
     start = 0
-    if checkpoint is not None and (state := checkpoint.load(device)) is not None:
+    if checkpoint is not None and (state := checkpoint.load()) is not None:
         try:
             model.load_state_dict(state["model"])
             optimizer.load_state_dict(state["optimizer"])
         except (RuntimeError, ValueError) as error:
             reason = " ".join(str(error).split())[:200]
             raise ValueError(f"{checkpoint.newest} is of another model ({reason}); choose another out_dir") from None
-        start, history, sums = state["step"], state["history"], state["sums"]
-        restore_random_state(state["random"])
+        start, history = state["step"], state["history"]
+        sums = {term: value.to(device) for term, value in state["sums"].items()}
+        restore_random_state(state["random"], device)
 
     model.train()
+    checks = Deferred()
     began = time.monotonic()
     progress = Progress(start, steps, Path(out_dir) / f"{name}.progress.json" if str(out_dir) else None)
     batches = load_batches(data, batch_order(samples, batch_size, seed, start, steps), device, workers)
@@ -105,7 +113,8 @@ def fit(
         if schedule is not None:
             for group, rate in zip(optimizer.param_groups, base_rates, strict=True):
                 group["lr"] = float(rate * schedule(step))  # a NumPy number in a checkpoint could not be loaded
-        terms = loss_fn(model, batch, step)
+        with checks:
+            terms = loss_fn(model, batch, step)
         optimizer.zero_grad()
         accelerator.backward(terms["loss"])
         optimizer.step()
@@ -115,8 +124,10 @@ def fit(
             sums[term] = sums.get(term, 0) + value.detach().float()
         if done % log_every == 0 or done == steps:
             count = done - (history["step"][-1] if history["step"] else 0)
-            means = {term: float(total) / count for term, total in sums.items()}
+            totals = torch.stack([total.to(device) for total in sums.values()]).tolist()  # one wait for all
+            means = {term: total / count for term, total in zip(sums, totals, strict=True)}
             sums = {}
+            checks.settle()
             if not np.isfinite(means["loss"]):
                 raise FloatingPointError(f"the loss is not finite near step {done}; lower the learning rate")
             for term, mean in {"step": done, **means}.items():
@@ -131,7 +142,7 @@ def fit(
                     "optimizer": optimizer.state_dict(),
                     "history": history,
                     "sums": sums,
-                    "random": random_state(),
+                    "random": random_state(device),
                 }
             )
         if out_of_time:
@@ -158,22 +169,36 @@ def batch_order(samples: int, batch_size: int, seed: int, start: int, stop: int)
 
 
 def load_batches(
-    data: dict[str, Tensor] | Dataset, order: Iterator[Int[Tensor, "B"]], device: torch.device, workers: int
+    data: dict[str, Tensor] | Dataset, order: Iterator[Int[Tensor, "B"]], device: torch.device, workers: int | None
 ) -> Iterator[dict[str, Tensor]]:
-    """The batches of `data` in this order, on `device`."""
+    """The batches of `data` in this order, on `device`, where the host need not wait for any of them."""
+    cuda = device.type == "cuda"
     if isinstance(data, dict):
+        if cuda and sum(values.nbytes for values in data.values()) < torch.cuda.mem_get_info(device)[0] / 2:
+            data = {name: values.to(device) for name, values in data.items()}
         for indices in order:
-            yield {name: values[indices.to(values.device)].to(device) for name, values in data.items()}
+            there = _move(indices, device)
+            batch = {name: values[there if values.is_cuda else indices] for name, values in data.items()}
+            yield {name: _move(values, device) for name, values in batch.items()}
         return
+    if workers is None:
+        # Where processes are not forked, a data set must be of a class that they can import.
+        workers = max((os.cpu_count() or 1) - 1, 0) if cuda and get_start_method() == "fork" else 0
     loader = DataLoader(
         data,
         batch_sampler=(indices.tolist() for indices in order),
         num_workers=workers,
-        pin_memory=device.type == "cuda",
+        pin_memory=cuda,
         generator=torch.Generator(),  # of its own: the loader must not draw from the model's random numbers
     )
     for batch in loader:
         yield {name: values.to(device, non_blocking=True) for name, values in batch.items()}
+
+
+def _move(values: Tensor, device: torch.device) -> Tensor:
+    """The values on `device`, copied from memory that the device reads by itself while the host goes on."""
+    pinned = device.type == "cuda" and not values.is_cuda
+    return values.pin_memory().to(device, non_blocking=True) if pinned else values.to(device)
 
 
 class Progress:
@@ -210,24 +235,24 @@ class Progress:
         self.bar.close()
 
 
-def random_state() -> dict:
-    """The state of all random number generators, as plain numbers and tensors."""
+def random_state(device: torch.device) -> dict:
+    """The state of the random number generators of the CPU and of `device`, as plain numbers and tensors."""
     kind, keys, *rest = np.random.get_state()  # noqa: NPY002
     state = {"python": random.getstate(), "numpy": (kind, torch.from_numpy(keys.astype(np.int64)), *rest)}
     state["torch"] = torch.get_rng_state()
-    if torch.cuda.is_available():
-        state["cuda"] = torch.cuda.get_rng_state_all()
+    if device.type == "cuda":  # elsewhere to ask for it would start CUDA
+        state["cuda"] = torch.cuda.get_rng_state(device)
     return state
 
 
-def restore_random_state(state: dict) -> None:
-    """Put back what `random_state` returned."""
+def restore_random_state(state: dict, device: torch.device) -> None:
+    """Put back what `random_state` returned; on CUDA also what another GPU's run did."""
     random.setstate(state["python"])
     kind, keys, *rest = state["numpy"]
     np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))  # noqa: NPY002
-    torch.set_rng_state(state["torch"].cpu())
-    if "cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all([device_state.cpu() for device_state in state["cuda"]])
+    torch.set_rng_state(state["torch"])
+    if device.type == "cuda" and isinstance(state.get("cuda"), Tensor):
+        torch.cuda.set_rng_state(state["cuda"], device)
 
 
 class Checkpoint:
@@ -249,8 +274,10 @@ class Checkpoint:
             os.replace(self.newest, self.previous)
         write_atomically(self.newest, buffer.getvalue())
 
-    def load(self, device: torch.device | str = "cpu") -> dict | None:
-        """The newest checkpoint that is whole, or None where there is none at all.
+    def load(self) -> dict | None:
+        """The newest checkpoint that is whole, on the CPU, or None where there is none at all.
+
+        On the CPU, for the states of random number generators and an optimiser's counts of steps belong there.
 
         Raises ValueError where it belongs to another run, or where all that is there is damaged.
         """
@@ -260,7 +287,7 @@ class Checkpoint:
                 warnings.warn(f"{path} is damaged and is left aside", stacklevel=2)
                 continue
             try:
-                state = torch.load(path, map_location=device, weights_only=True)
+                state = torch.load(path, map_location="cpu", weights_only=True)
             except (RuntimeError, pickle.UnpicklingError, KeyError) as error:
                 reason = str(error).splitlines()[0]
                 raise ValueError(f"{path} is not a checkpoint of this course ({reason}); move it away") from None

@@ -33,6 +33,21 @@ def test_devices():
         chapter.pick_device("abacus")
     with pytest.raises(ValueError, match="device='cuda:99' cannot be used here"):
         chapter.pick_device("cuda:99")
+    with pytest.raises(ValueError, match=r"device='mps' cannot be used here \(the course computes on CPUs and on CUDA"):
+        chapter.pick_device("mps")
+
+
+def test_cuda_is_picked_only_where_warp_can_use_it(monkeypatch):
+    empty = torch.empty
+    monkeypatch.setattr(torch, "empty", lambda *size, device=None: empty(*size))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(chapter, "_cuda_problem", lambda device: None)
+    assert chapter.pick_device("auto").type == chapter.pick_device("cuda").type == "cuda"
+    monkeypatch.setattr(chapter, "_cuda_problem", lambda device: "Warp finds no GPU; update the driver")
+    with pytest.warns(UserWarning, match="the CPU is used, for Warp finds no GPU; update the driver"):
+        assert chapter.pick_device("auto").type == "cpu"
+    with pytest.raises(ValueError, match=r"device='cuda' cannot be used here .Warp finds no GPU; update the driver"):
+        chapter.pick_device("cuda")
 
 
 QUICK = dict(steps=10, rate=0.1, layers=(8, 8), name="small", limit=None)

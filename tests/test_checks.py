@@ -99,21 +99,20 @@ def verdict(value: bool) -> torch.Tensor:
 def test_on_cuda_checks_of_values_can_wait_for_each_other():
     with pytest.raises(ValueError, match="at once"):
         checks.require(verdict(False), "at once")
-    with checks.deferred():
+    later = checks.Deferred()
+    with later:
         checks.require(verdict(True), "first")
         checks.require(verdict(False), lambda: "second")
         checks.require(verdict(False), "third")
-        with pytest.raises(ValueError, match="second"):
-            checks.settle()
-        checks.settle()
-        with checks.deferred():
-            checks.require(verdict(True), "fourth")
-        with pytest.raises(ValueError, match="fifth"):
-            checks.require(torch.tensor(False), "fifth")  # on the CPU nobody waits
-    with pytest.raises(ValueError, match="sixth"), checks.deferred():
+        with pytest.raises(ValueError, match="fourth"):
+            checks.require(torch.tensor(False), "fourth")  # on the CPU nobody waits
+        with checks.Deferred() as inner:
+            checks.require(verdict(False), "fifth")
         checks.require(verdict(False), "sixth")
-    with pytest.raises(KeyError), checks.deferred():
-        checks.require(verdict(False), "what happened later explains more")
-        raise KeyError
+    with pytest.raises(ValueError, match="second"):
+        later.settle()
+    later.settle()
+    with pytest.raises(ValueError, match="fifth"):
+        inner.settle()
     with pytest.raises(ValueError, match="again at once"):
         checks.require(verdict(False), "again at once")

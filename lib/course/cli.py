@@ -8,6 +8,7 @@ import os
 import pkgutil
 import signal
 import sys
+import warnings
 from pathlib import Path
 from typing import Annotated
 
@@ -127,8 +128,12 @@ def doctor() -> None:
     versions = machine.versions()
     for name, value in (machine.hardware() | versions).items():
         table.add_row(name, value)
-    device = pick_device()
+    with warnings.catch_warnings(record=True) as reasons:
+        warnings.simplefilter("always")
+        device = pick_device()
     table.add_row("device", f"{device}" + (f" ({torch.cuda.get_device_name()})" if device.type == "cuda" else ""))
+    for reason in reasons:
+        table.add_row("", str(reason.message))
     console.print(table)
     for title, rows in {"Optional parts": _optional_parts(), "Data sets": _data_sets()}.items():
         console.print(f"\n[bold]{title}[/]")
