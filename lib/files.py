@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all."""
+"""Writing files completely or not at all."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from pathlib import Path
 
 
 def write_atomically(path: str | Path, content: str | bytes) -> None:
-    """Write a file so that it is there whole or not at all, also on a full disk or Ctrl-C.
+    """Write a file completely or not at all, even if the disk is full or the user presses Ctrl-C.
 
-    Raises OSError naming the path and the remedy where it cannot be written.
+    Raises OSError, which names the path and the remedy, if it cannot be written.
     """
     path = Path(path)
-    # Not `tempfile`, whose files nobody else may read.
+    # `tempfile` makes files that only their owner can read.
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Trained weights as files: safetensors, which hold numbers and no code."""
+"""Trained weights in files: safetensors, which hold numbers and no code."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def save_weights(path: str | Path, model: nn.Module) -> None:
 def load_weights(path: str | Path, model: nn.Module) -> None:
     """Read weights written by `save_weights` into a model of the same shape.
 
-    Raises FileNotFoundError or ValueError, in one line, where the file is missing, damaged or of another model.
+    Raises FileNotFoundError or ValueError, in one line, if the file is missing, damaged or of another model.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load

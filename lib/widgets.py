@@ -1,9 +1,8 @@
-"""Things to play with in a notebook: meshes and clouds to turn, figures that follow sliders.
+"""Interactive views for a notebook: meshes and point clouds to turn, figures that follow sliders.
 
-Each call stores a picture beside the live view, so that nothing is lost on paper, on a web page or in a run
-without a browser, and nothing is loaded from the network. A 3D view shows its picture until the mouse enters
-it: a page may hold many views, though a browser draws only a few at a time. Cells that use these carry the
-tag `nbval-ignore-output`.
+Each call also stores a picture, for paper, for web pages and for runs without a browser. Nothing is loaded from the
+network. A 3D view shows its picture until the mouse enters it, because a browser can draw only a few views at a time,
+but a page may hold many. Cells that use these views carry the tag `nbval-ignore-output`.
 """
 
 from __future__ import annotations
@@ -26,10 +25,10 @@ from lib.checks import check_tensor
 
 PLOTLY = "application/vnd.plotly.v1+json"
 WIDGET = "application/vnd.jupyter.widget-view+json"
-# A view's width as a multiple of its height, and the pixels a slider needs below it.
+# Width of a view as a multiple of its height, and the pixels that a slider needs below it.
 WIDTH = 1.3
 SLIDER = 70
-# Length of the scene's diagonal in plotly's unit, so that it fits into the view however it is turned.
+# Length of the scene's diagonal in plotly's unit, so that the scene fits into the view in every direction.
 DIAGONAL = 2.6
 
 
@@ -54,7 +53,7 @@ def mesh_viewer(
     verts: (V, 3), or (T, V, 3) for T steps under a slider, which starts at the last.
     colors (V, 3) in [0, 1], or values (V,) painted with `cmap` between `limits`; `points` adds dots. `labels`
     name the T steps. `azimuth` and `elevation`, in degrees, are the first view, as in `plots.shaded_mesh`.
-    `alt` says what is to be seen where the view cannot be drawn, `caption` stands below it.
+    `alt` is shown if the view cannot be drawn; `caption` stands below it.
 
     Raises ValueError for shapes that do not fit or non-finite vertices.
     """
@@ -74,7 +73,7 @@ def mesh_viewer(
         paint = {"vertexcolor": _hex(colors)}
     small = np.uint16 if steps.shape[1] < 2**16 else np.uint32
     corners = {name: faces[:, i].numpy().astype(small) for i, name in enumerate("ijk")}
-    # Found by eye: the lamp moves with the viewer, above the left shoulder; z counts far more than x and y.
+    # Chosen by eye: the lamp moves with the viewer, above the left shoulder; z counts far more than x and y.
     light = {"ambient": 0.35, "diffuse": 0.7, "specular": 0.0, "roughness": 0.9}
     lamp = {"x": -6e4, "y": 1e5, "z": -2e2}
     shading = {"lighting": light, "lightposition": lamp, "flatshading": False, "hoverinfo": "skip"}
@@ -153,7 +152,7 @@ def point_viewer(
     fig, axis = _canvas(height)
     view = {"azimuth": azimuth, "elevation": elevation}
     for i, ((name, cloud), paint) in enumerate(zip(steps.items(), paints, strict=True)):
-        # The first on top: what comes after it is what it is compared with.
+        # Draw the first cloud on top: the others are there for comparison.
         plots.draw_points(axis, cloud[-1], color=paint, size=size**2, label=name or None, zorder=-i, **view)
     if len(steps) > 1:
         fig.legend(loc="upper left", ncols=len(steps), markerscale=2)
@@ -163,14 +162,14 @@ def point_viewer(
 def explore(draw: Callable[..., Figure], alt: str, caption: str = "", **controls) -> None:
     """Show `draw(**values)`, a matplotlib figure, under one control per argument, and redraw it as they move.
 
-    controls: by argument name, (low, high, start), whole numbers or not, for a slider; a list for a choice,
-        the first being the start; True or False for a checkbox; or any ipywidget with a `value`.
-    The first figure is drawn at once and stored as a picture too.
+    controls: by argument name. (low, high, start) makes a slider, for whole numbers or not; a list makes a choice
+        that starts with its first entry; True or False makes a checkbox; any ipywidget with a `value` will do.
+    The first figure is drawn at once, and also stored as a picture.
 
-    Raises TypeError for a control that is none of these.
+    Raises TypeError for another kind of control.
     """
     widgets = {name: _control(name, control) for name, control in controls.items()}
-    # An Image widget instead of an Output: no stream of display messages, and no flicker.
+    # Use an Image widget, not an Output: it sends no stream of display messages and does not flicker.
     picture = ipywidgets.Image(format="png", layout=ipywidgets.Layout(max_width="100%", align_self="flex-start"))
     messages = ipywidgets.Output()
 
@@ -210,7 +209,7 @@ def _control(name: str, control) -> ipywidgets.Widget:
 
 
 def _show(traces, frames, labels, picture: Figure, azimuth, elevation, height, alt, caption) -> None:
-    """Display plotly traces, with a slider where there are several frames, and the picture beside them."""
+    """Display plotly traces, with a slider if there are several frames, and store the picture beside them."""
     slider = _slider(labels, len(frames)) if len(frames) > 1 else None
     drawn = [*traces, *(trace for frame in frames for trace in frame.data)]
     points = np.concatenate([np.stack([trace.x, trace.y, trace.z], 1) for trace in drawn]).astype(float)
@@ -230,10 +229,10 @@ def _show(traces, frames, labels, picture: Figure, azimuth, elevation, height, a
 
 
 def _cube(points: np.ndarray) -> go.Scatter3d:
-    """Two unseen corners that make the data's bounding box a cube.
+    """Two invisible corners that make the data's bounding box a cube.
 
-    plotly scales each axis by that box and the lamp's direction with it: over the box of a horse, long and
-    narrow, the lamp would shine on the flanks alone wherever the viewer stands.
+    plotly scales each axis by this box, and the lamp's direction with it. Above the box of a horse, which is long
+    and narrow, the lamp would shine on the flanks alone, from wherever the viewer looks.
     """
     low, high = points.min(0), points.max(0)
     middle, half = (low + high) / 2, (high - low).max() / 2
@@ -242,7 +241,7 @@ def _cube(points: np.ndarray) -> go.Scatter3d:
 
 
 def _scene(points: np.ndarray, azimuth: float, elevation: float) -> dict:
-    """World y up, equal aspect, no axes, and a frame that holds all of the points and stands still."""
+    """Layout of the scene: world y up, equal aspect, no axes, and a fixed frame that holds all points."""
     low, high = points.min(0), points.max(0)
     extent = np.maximum(high - low, 1e-3 * max((high - low).max(), 1e-9))
     middle, aspect = (low + high) / 2, DIAGONAL * extent / np.linalg.norm(extent)
@@ -286,7 +285,7 @@ def _slider(labels: Sequence[str] | None, count: int) -> dict:
 
 
 def _canvas(height: int) -> tuple[Figure, plt.Axes]:
-    """A picture of the size of the view, with one axis all over it."""
+    """Make a figure of the size of the view, with one axis that covers it."""
     fig = plt.figure(figsize=(WIDTH * height / 100, height / 100), layout="none")
     return fig, fig.add_axes((0.02, 0.02, 0.96, 0.88))
 
@@ -299,7 +298,7 @@ def _png(fig: Figure, **options) -> bytes:
 
 
 def _steps(name: str, points) -> Float[Tensor, "T N 3"]:
-    """A still (N, 3) or moving (T, N, 3) cloud as (T, N, 3), on the CPU."""
+    """Convert a still (N, 3) or moving (T, N, 3) cloud to (T, N, 3), on the CPU."""
     moving = isinstance(points, Tensor) and points.ndim == 3
     check_tensor(name, points, "T N 3" if moving else "N 3", finite=True)
     if points.numel() == 0:

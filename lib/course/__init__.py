@@ -1,1 +1,1 @@
-"""The `course` command and what stands behind it."""
+"""The `course` command, and the code that it runs."""

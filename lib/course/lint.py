@@ -105,11 +105,11 @@ def lower(findings: Mapping[str, Finding], limits: Mapping[str, int] | None) -> 
 
 
 def describe(place: Place) -> str:
-    """A place in one line."""
+    """Describe a place in one line."""
     return f"  [{place.cell}] {place.text}"
 
 
-# What the cells hold
+# --- rules about cells --------------------------------------------------------------------------------------
 
 
 def _read(path: Path) -> list[dict]:
@@ -177,7 +177,7 @@ def _figures_without_caption(cells: list[dict]) -> Iterator[Place]:
                     yield Place(i, _start(alt))
 
 
-# What the prose says
+# --- rules about prose --------------------------------------------------------------------------------------
 
 FOLDED = re.compile(r"<details[^>]*>\s*<summary>(.*?)</summary>(.*?)</details>", re.DOTALL)
 LAB_NOTES = re.compile(r"(<[^>]*>|\W)*(lab notes|appendix)", re.IGNORECASE)
@@ -204,10 +204,10 @@ def _without(folded: re.Pattern, text: str) -> str:
 
 
 def _plain(text: str) -> str:
-    """Replace what is not prose: code, formulas and addresses by one word each or nothing, tags by nothing."""
+    """Reduce Markdown to prose: a word stands for each formula, address and piece of code; tags are removed."""
     text = re.sub(r"^( *)(```|~~~).*?^ *\2[^\n]*$", "\n\n", text, flags=re.DOTALL | re.MULTILINE)
     text = re.sub(r"`+[^`]+`+", "CODE", text)
-    # A displayed formula is one word of the sentence around it, and closes it where its last sign is a dot.
+    # A displayed formula is one word of the sentence around it, and ends the sentence if its last sign is a dot.
     text = re.sub(r"\s*\$\$(.*?)\$\$\s*", _formula, text, flags=re.DOTALL)
     text = re.sub(r"\$[^$\n]+(\n[^$\n]+)?\$", "FORMULA", text)
     text = re.sub(r"!\[[^\]]*\]\([^)]*\)", "", text)
@@ -220,12 +220,12 @@ def _formula(match: re.Match) -> str:
     following = match.string[match.end() : match.end() + 1]
     if re.search(r"[.!?](\s|\\\\|\\[,;!])*$", match[1]):
         return " FORMULA.\n\n"
-    # A capital letter after the formula begins a new sentence, even where the formula has no dot.
+    # A capital letter after the formula begins a new sentence, even if the formula has no dot.
     return " FORMULA " if following.islower() or following in "$(" else " FORMULA\n\n"
 
 
 def _blocks(text: str) -> Iterator[str]:
-    """Split into what a sentence cannot cross: paragraphs, list items, headings, cells of a table."""
+    """Split into blocks that a sentence cannot leave: paragraphs, list items, headings, cells of a table."""
     paragraph: list[str] = []
     for line in [*text.splitlines(), ""]:
         marked = re.match(r"\s*([-*+]|\d+[.)])\s+|\s*#+\s|\s*\||\s*>", line)
@@ -295,7 +295,7 @@ def _words_too_many(cells: list[dict]) -> Finding:
     return Finding(excess, [Place(first[heading], f"{words[heading]} words: {heading}") for heading in largest])
 
 
-# Exercises
+# --- rules about exercises ----------------------------------------------------------------------------------
 
 
 HEADING = re.compile(r"^###? (\d+\.(?:\d+|[A-Z])) · ", re.MULTILINE)
