@@ -14,7 +14,7 @@ import torch
 
 from lib.datasets import cache
 from lib.datasets.synthetic import creatures
-from lib.models.encoders import ResNet18
+from lib.layers.convolutional import ResNet18
 
 SIZES = (128, 256)
 SET = 300

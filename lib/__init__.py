@@ -5,10 +5,10 @@ other without circles.
 """
 
 FLOORS = (
-    ("checks", "files", "display", "launch", "pictures", "remembered"),
+    ("checks", "files", "display", "pictures", "remembered", "warp_kernels"),
     ("geometry",),
     ("rendering",),
-    ("deformation", "metrics"),
+    ("layers", "deformation", "metrics"),
     ("losses", "estimation"),
     ("datasets",),
     ("models",),

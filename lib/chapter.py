@@ -50,7 +50,7 @@ def pick_device(device: str = "auto") -> torch.device:
 
 
 def _cuda_problem(device: str) -> str | None:
-    from lib.launch import cuda_problem  # starts Warp, which the CPU may not need
+    from lib.warp_kernels import cuda_problem  # starts Warp, which the CPU may not need
 
     return cuda_problem(device)
 

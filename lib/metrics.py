@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lib.checks import check_same_device, check_tensor
 from lib.geometry import rotations
+from lib.geometry.alignment import procrustes
 from lib.geometry.pointsets import knn_points
 
 
@@ -135,25 +136,11 @@ def aligned_surface_error(
     check_same_device(pred=pred, pred_landmarks=pred_landmarks)
     if pred_landmarks.shape[1] < 3:
         raise ValueError(f"landmarks must be at least three, got {pred_landmarks.shape[1]}; add keypoints")
-    center, goal = pred_landmarks.mean(1, keepdim=True), target_landmarks.mean(1, keepdim=True)
-    a, b = pred_landmarks - center, target_landmarks - goal
-    spread = a.square().sum((-2, -1))
-    if not (spread > 0).all():
+    if bool((pred_landmarks == pred_landmarks[:, :1]).all((1, 2)).any()):
         raise ValueError("pred_landmarks must not coincide, or no scale can be found; the prediction has collapsed")
-    covariance = b.mT @ a
-    rotation = rotations.nearest_rotation(covariance)
-    scale = (rotation * covariance).sum((-2, -1)) / spread
-    return surface_error(scale[:, None, None] * (pred - center) @ rotation.mT + goal, target)
-
-
-def erode(mask: Float[Tensor, "B H W"]) -> Float[Tensor, "B H W"]:
-    """A mask of zeros and ones without its outermost pixels: 1 where the whole 3 × 3 neighbourhood is 1.
-
-    What lies beyond the picture's border counts as 0.
-    """
-    check_tensor("mask", mask, "B H W", finite=True)
-    outside = torch.nn.functional.pad(1 - mask[:, None], (1, 1, 1, 1), value=1.0)
-    return 1 - torch.nn.functional.max_pool2d(outside, 3, stride=1)[:, 0]
+    rotation, translation, scale = procrustes(pred_landmarks, target_landmarks, with_scale=True)
+    aligned = scale[:, None, None] * pred @ rotation.mT + translation[:, None]
+    return surface_error(aligned, target)
 
 
 def side(

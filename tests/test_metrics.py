@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from lib import metrics
-from lib.estimation.pose import procrustes
+from lib.geometry.alignment import procrustes
 from lib.geometry.rotations import axis_angle_to_matrix, random_rotations
 
 

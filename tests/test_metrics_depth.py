@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lib import metrics
+from lib.geometry import image_plane
 
 generator = torch.Generator().manual_seed(0)
 DEPTH = 1 + 0.05 * torch.rand(3, 8, 9, generator=generator, dtype=torch.float64)
@@ -75,10 +76,10 @@ def test_mean_angle_deviation_needs_normals_on_the_mask_only():
 
 def test_erode_takes_one_pixel_from_every_side():
     mask = torch.ones(1, 6, 7)
-    assert metrics.erode(mask).sum() == 4 * 5
-    assert metrics.erode(metrics.erode(mask)).sum() == 2 * 3
+    assert image_plane.erode(mask).sum() == 4 * 5
+    assert image_plane.erode(image_plane.erode(mask)).sum() == 2 * 3
     mask[0, 3, 3] = 0
-    assert metrics.erode(mask)[0, 2:5, 2:5].sum() == 0
+    assert image_plane.erode(mask)[0, 2:5, 2:5].sum() == 0
 
 
 def test_keypoint_depth_correlation():

@@ -1,4 +1,4 @@
-"""Pose from points: Procrustes in 3D, and cameras from points in an image.
+"""Pose from points: cameras from points in an image.
 
 Weights (B, N) are 0 or more, or a mask of visible points. A point of weight 0 may hold any value, even NaN.
 """
@@ -9,46 +9,14 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from lib.checks import check_same_device, check_tensor
+from lib.checks import check_tensor
 from lib.estimation.lbfgs import minimize_lbfgs
+from lib.geometry.alignment import center, prepare_correspondences
 from lib.geometry.cameras import Pinhole, WeakPerspective
 from lib.geometry.rotations import axis_angle_to_matrix, matrix_to_quaternion, nearest_rotation
 
 # Below this ratio of their smallest to their largest spread, points count as lying in a plane.
 _FLAT = 1e-3
-
-
-def procrustes(
-    source: Float[Tensor, "B N 3"],
-    target: Float[Tensor, "B N 3"],
-    weights: Float[Tensor, "B N"] | Bool[Tensor, "B N"] | None = None,
-    with_scale: bool = False,
-    allow_reflection: bool = False,
-) -> tuple[Float[Tensor, "B 3 3"], Float[Tensor, "B 3"], Float[Tensor, "B"]]:
-    """Find the R, t, s with the least Σ w ‖s R source + t − target‖²; s = 1 unless `with_scale`.
-
-    Sources: Kabsch 1976; with scale Umeyama, "Least-squares estimation of transformation parameters between two
-    point patterns", PAMI 1991. R is a rotation even if a reflection would fit better, which happens often for thin
-    or noisy point sets; `allow_reflection` lets R be any orthogonal matrix. If the points do not determine R (all
-    on a line, or one point), R is one of the best, and gradients stay finite.
-
-    Raises ValueError for weights that are negative or all zero, or a scale asked of coinciding points.
-    """
-    check_tensor("source", source, "B N 3")
-    check_tensor("target", target, "B N 3")
-    source, target, weights = _prepare(weights, source=source, target=target)
-    source_mean, source = _center(source, weights)
-    target_mean, target = _center(target, weights)
-    covariance = target.mT @ (weights[..., None] * source)
-    R = nearest_rotation(covariance, allow_reflection=allow_reflection)
-    s = torch.ones_like(weights[:, 0])
-    if with_scale:
-        spread = (weights * source.square().sum(-1)).sum(-1)
-        if not (spread > 0).all():
-            raise ValueError("source has an item whose points coincide, which leaves the scale open; spread them")
-        s = (R * covariance).sum((-1, -2)) / spread
-    t = target_mean - s[:, None] * (R @ source_mean[..., None]).squeeze(-1)
-    return R, t, s
 
 
 def weak_perspective_pose(
@@ -65,8 +33,8 @@ def weak_perspective_pose(
     camera is ambiguous, and for image points that coincide.
     """
     points_3d, points_2d, weights = _correspondences(points_3d, points_2d, weights)
-    mean_3d, X = _center(points_3d, weights)
-    mean_2d, u = _center(points_2d, weights)
+    mean_3d, X = center(points_3d, weights)
+    mean_2d, u = center(points_2d, weights)
     covariance = X.mT @ (weights[..., None] * X)
     spreads = torch.linalg.eigvalsh(covariance.detach()).clamp(min=0).sqrt()
     if not (spreads[:, 0] > _FLAT * spreads[:, 2]).all():
@@ -144,7 +112,7 @@ def pnp(
     if len(focal) != len(points_3d):
         raise ValueError(f"focal has batch {len(focal)}, points_3d {len(points_3d)}; repeat it with .expand")
     focal, rotation = focal.detach(), start.rotation.detach()
-    mean_3d, X = _center(points_3d, weights)
+    mean_3d, X = center(points_3d, weights)
     X = X * (weights > 0)[..., None]
 
     # Unknowns: a turn, the direction of the points' mean, and the logarithm of its depth.
@@ -172,37 +140,7 @@ def pnp(
 def _correspondences(points_3d: Tensor, points_2d: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
     check_tensor("points_3d", points_3d, "B N 3")
     check_tensor("points_2d", points_2d, "B N 2")
-    return _prepare(weights, points_3d=points_3d, points_2d=points_2d)
-
-
-def _prepare(weights: Tensor | None, **points: Tensor) -> tuple[Tensor, ...]:
-    """Return the points, with those of weight 0 set to 0, and weights that sum to 1 per item."""
-    (first_name, first), (second_name, second) = points.items()
-    if weights is None:
-        weights = first.new_ones(first.shape[:2])
-    check_tensor("weights", weights, "B N", kind="any")
-    check_same_device(**points, weights=weights)
-    if not first.shape[:2] == second.shape[:2] == weights.shape:
-        shapes = f"{tuple(first.shape)}, {tuple(second.shape)} and weights {tuple(weights.shape)}"
-        raise ValueError(f"{first_name} and {second_name} must have the same B and N, got {shapes}; pair them up")
-    if first.dtype != second.dtype:
-        raise TypeError(f"{first_name} is {first.dtype}, {second_name} {second.dtype}; convert one with .to")
-    weights = weights.to(first.dtype)
-    total = weights.sum(-1, keepdim=True)
-    if not ((weights >= 0).all() and (total > 0).all()):
-        raise ValueError("weights must be 0 or more, and positive somewhere in every item; drop items without points")
-    used = (weights > 0)[..., None]
-    points = {name: torch.where(used, value, torch.zeros_like(value)) for name, value in points.items()}
-    for name, value in points.items():
-        if not value.isfinite().all():
-            raise ValueError(f"{name} has NaN or infinite entries; give such points weight 0")
-    return *points.values(), weights / total
-
-
-def _center(points: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the weighted mean (B, D), and the points minus this mean."""
-    mean = (weights[..., None] * points).sum(1)
-    return mean, points - mean[:, None]
+    return prepare_correspondences(weights, points_3d=points_3d, points_2d=points_2d)
 
 
 def _mean_square(residual: Tensor, weights: Tensor) -> Tensor:

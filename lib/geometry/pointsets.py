@@ -354,7 +354,7 @@ def _pruned_indices(p1, p2, lengths1, lengths2, k) -> Int[Tensor, "B N K"]:
         found = None
         if large and k == 1 and p1.shape[2] <= 3:
             # Import it here, because it starts Warp: small clouds need not wait for that.
-            from lib.geometry.grid import nearest_on_grid
+            from lib.geometry.nearest import nearest_on_grid
 
             found = nearest_on_grid(queries, points)
         idx[b, :length1] = _tree_indices(queries, points, k, large) if found is None else found[:, None]

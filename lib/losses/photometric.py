@@ -1,16 +1,20 @@
-"""What a wrong pixel costs when the model also says how sure it was: likelihoods with a predicted spread.
+"""What a wrong pixel costs: likelihoods with a predicted spread, distances of features, colours from outside.
 
 After Wu, Rupprecht and Vedaldi, "Unsupervised Learning of Probably Symmetric Deformable 3D Objects from Images in the
-Wild", CVPR 2020. A pixel's residual is a sample of a distribution whose scale σ the network predicts. A large σ makes
+Wild", CVPR 2020: a pixel's residual is a sample of a distribution whose scale σ the network predicts. A large σ makes
 the pixel cheap to get wrong and adds ln σ for the excuse; the cheapest σ is as large as the residual really is.
+And after Zhang, Isola, Efros, Shechtman, Wang, "The unreasonable effectiveness of deep features as a perceptual
+metric", CVPR 2018 (equation 1); Kanazawa, Tulsiani, Efros, Malik, ECCV 2018, section 3.3.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional as F
 
 from lib.checks import check_same_device, check_tensor, require
 
@@ -77,3 +81,35 @@ def _mean(error: Tensor, mask: Tensor | None) -> Tensor:
     total = mask.sum()
     require(total != 0, "mask is empty; a model whose warped surface has left the picture has collapsed")
     return (mask * error).sum() / total
+
+
+def perceptual_distance(
+    features: Callable[[Tensor], list[Tensor]], pred: Float[Tensor, "B 3 H W"], target: Float[Tensor, "B 3 H W"]
+) -> Float[Tensor, "B"]:
+    """The distance of two images as a network sees them.
+
+    features: images to a list of feature maps (B, C, H', W'), of a frozen network such as `ResNet18.stages`. The
+        published metric has learned weights per channel; here all weigh alike. An untrained network serves too,
+        though less well: its first layers are filters of edges and colours at several scales.
+
+    At every stage the channels of a pixel are scaled to unit length, subtracted, squared and summed; then comes the
+    mean over pixels and the sum over stages.
+    """
+    check_tensor("pred", pred, "B 3 H W")
+    check_tensor("target", target, " ".join(map(str, pred.shape)))
+    check_same_device(pred=pred, target=target)
+    distance = pred.new_zeros(len(pred))
+    for a, b in zip(features(pred), features(target), strict=True):
+        gap = F.normalize(a, dim=1, eps=1e-6) - F.normalize(b, dim=1, eps=1e-6)
+        distance = distance + gap.square().sum(1).mean((-2, -1))
+    return distance
+
+
+def outside_loss(points: Float[Tensor, "B H W 2"], distances: Float[Tensor, "B H W"]) -> Float[Tensor, ""]:
+    """Mean distance from the object, in image-plane units, at points of the image plane.
+
+    It is 0 for a texture picked on the object only. distances: as `image_plane.foreground_distance` gives.
+    """
+    check_tensor("points", points, f"{len(points)} Ht Wt 2")
+    check_tensor("distances", distances, f"{len(points)} H W")
+    return F.grid_sample(distances[:, None], points, padding_mode="border", align_corners=False).mean()

@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lib import metrics
-from lib.checks import check_same_device, check_tensor, require
+from lib.checks import check_same_device, check_tensor
 from lib.geometry.pointsets import chamfer_distance
 from lib.remembered import constant
 
@@ -30,40 +30,10 @@ def iou_loss(pred: Float[Tensor, "B H W"], target: Float[Tensor, "B H W"]) -> Fl
     return 1 - metrics.soft_iou(pred, target).mean()
 
 
-def foreground_distance(masks: Float[Tensor, "B H W"]) -> Float[Tensor, "B H W"]:
-    """How far each pixel's centre lies from the nearest pixel of the object, in image-plane units; 0 on the object.
-
-    Not differentiable. Raises ValueError for an empty mask, from which there is no distance.
-    """
-    from scipy.ndimage import distance_transform_edt
-
-    inside = _inside(masks).cpu().numpy()
-    pitch = (2 / masks.shape[1], 2 / masks.shape[2])
-    maps = [torch.from_numpy(distance_transform_edt(~mask, sampling=pitch)) for mask in inside]
-    return torch.stack(maps).to(masks)
-
-
-def boundary_points(masks: Float[Tensor, "B H W"]) -> tuple[Float[Tensor, "B M 2"], Int[Tensor, "B"]]:
-    """The centres (x, y) of the object's pixels that touch, by a side, the background or the image's border.
-
-    Returns them padded with zeros to the longest list, and the lists' lengths. Raises ValueError for an empty mask.
-    """
-    inside = _inside(masks)
-    framed = torch.nn.functional.pad(inside, (1, 1, 1, 1), value=False)
-    within = framed[:, :-2, 1:-1] & framed[:, 2:, 1:-1] & framed[:, 1:-1, :-2] & framed[:, 1:-1, 2:]
-    height, width = masks.shape[1:]
-    lists = []
-    for border in inside & ~within:
-        row, column = border.nonzero().unbind(1)
-        lists.append(torch.stack([(2 * column + 1) / width - 1, (2 * row + 1) / height - 1], -1).to(masks))
-    lengths = torch.tensor([len(points) for points in lists], device=masks.device)
-    return torch.nn.utils.rnn.pad_sequence(lists, batch_first=True), lengths
-
-
 def distance_loss(points: Float[Tensor, "B N 2"], distances: Float[Tensor, "B H W"]) -> Float[Tensor, ""]:
     """Mean distance of projected vertices from the object: it pulls in what sticks out, and is 0 inside.
 
-    distances: as `foreground_distance` gives. Beyond the image the way back into it is added.
+    distances: as `image_plane.foreground_distance` gives. Beyond the image the way back into it is added.
     The first term of the boundary loss of Kokkinos & Kokkinos, CVPR 2021 ("edt" in their code), as a mean.
     """
     check_tensor("points", points, "B N 2")
@@ -85,7 +55,7 @@ def boundary_loss(
 ) -> Float[Tensor, ""]:
     """Mean over the boundary's points of the squared distance to the nearest projected vertex: it draws out limbs.
 
-    boundary, lengths: as `boundary_points` gives; without lengths all points count.
+    boundary, lengths: as `image_plane.boundary_points` gives; without lengths all points count.
     The second term of the boundary loss of Kokkinos & Kokkinos, CVPR 2021 ("bdt" in their code), as a mean.
     """
     check_tensor("points", points, "B N 2")
@@ -97,10 +67,3 @@ def _check_masks(pred: Tensor, target: Tensor) -> None:
     check_tensor("pred", pred, "B H W")
     check_tensor("target", target, " ".join(map(str, pred.shape)))
     check_same_device(pred=pred, target=target)
-
-
-def _inside(masks: Tensor) -> Tensor:
-    check_tensor("masks", masks, "B H W")
-    inside = masks > 0.5
-    require(inside.flatten(1).any(1), "masks has an empty one, which has no boundary; drop that image")
-    return inside

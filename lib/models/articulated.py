@@ -14,8 +14,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lib.checks import check_same_device, check_tensor
+from lib.checks import check_tensor
 from lib.deformation.basis import LinearBasis
+from lib.deformation.free import FreeVertices
 from lib.deformation.handles import HandleLayer
 from lib.geometry.mesh import Mesh
 from lib.models.cmr import CategoryNetwork
@@ -89,17 +90,3 @@ def make_deformation(
     if deformation == "free":
         return FreeVertices(template), tuple(template.verts.shape)
     raise ValueError(f'deformation={deformation!r} is unknown; use "handles", "basis" or "free"')
-
-
-class FreeVertices(nn.Module):
-    """Vertex offsets (B, V, 3) → vertices: the model knows nothing of how the template moves, and learns nothing."""
-
-    def __init__(self, template: Mesh) -> None:
-        super().__init__()
-        self.register_buffer("template", template.verts.detach().clone(), persistent=False)
-
-    def forward(self, offsets: Float[Tensor, "B V 3"]) -> Float[Tensor, "B V 3"]:
-        """The moved template."""
-        check_tensor("offsets", offsets, f"B {len(self.template)} 3")
-        check_same_device(offsets=offsets, template=self.template)
-        return self.template + offsets

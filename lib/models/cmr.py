@@ -16,8 +16,10 @@ from torch.nn import functional as F
 from lib import rendering
 from lib.checks import check_tensor
 from lib.geometry.cameras import WeakPerspective
+from lib.geometry.image_plane import sample_image
 from lib.geometry.rotations import matrix_to_quaternion, matrix_to_rotation_6d, rotation_6d_to_matrix, view_rotation
-from lib.models.encoders import Encoder, SphereDecoder, sphere_coordinates
+from lib.layers.convolutional import Encoder
+from lib.layers.sphere import SphereDecoder, sphere_coordinates
 
 
 class Prediction(NamedTuple):
@@ -173,8 +175,3 @@ class CMR(CategoryNetwork):
             if self.symmetric_offsets:
                 offset = self.symmetric(offset)
             return Prediction(offset, self.camera(code), self.flow(code))
-
-
-def sample_image(images: Float[Tensor, "B C H W"], points: Float[Tensor, "B R S 2"]) -> Float[Tensor, "B C R S"]:
-    """Look up the images' colours at these points of the image plane, bilinear; beyond the border, the border's."""
-    return F.grid_sample(images, points, padding_mode="border", align_corners=False)

@@ -26,8 +26,8 @@ from torch.nn import functional as F
 from lib import rendering
 from lib.checks import check_same_device, check_tensor
 from lib.geometry.mesh import Mesh
+from lib.losses.depth import curvature_loss, smoothness_loss
 from lib.losses.photometric import SMALLEST_SIGMA, gaussian_nll, laplacian_nll
-from lib.losses.smoothness import curvature_loss, smoothness_loss
 from lib.remembered import constant
 
 FIELD_OF_VIEW = 10.0  # degrees
@@ -396,7 +396,7 @@ def photogeometric_loss(
     """Compute the loss ℒ(Î, I, σ) + w ℒ(Î', I, σ'): the Laplacian likelihood and, with `features`, the perceptual one.
 
     flip_weight: w. flip_depth, flip_albedo, lit, confidence: False for the paper's ablations.
-    features: an encoder from pictures to feature maps of a quarter of the size (`lib.models.perceptual`).
+    features: an encoder from pictures to feature maps of a quarter of the size (`lib.layers.perceptual`).
     smoothness, curvature, likeness, level: weights of four aids, 0 in the paper. The first two ask for a smooth relief,
         in units of RANGE; likeness for faces near their average (the mean square of `factors.difference`); level for
         faces that look neither up nor down on average (the square of the batch's mean pitch).

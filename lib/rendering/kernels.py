@@ -17,9 +17,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from lib.launch import Kernels
 from lib.remembered import remembered
 from lib.rendering.reference import TAIL
+from lib.warp_kernels import Kernels
 
 # Neighbouring pixels of a row that are computed together, one to a lane of the CPU's vector unit: in the kernels, the
 # loops over `k` have no branches, so that the compiler can make vector instructions of them.

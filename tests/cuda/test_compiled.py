@@ -17,8 +17,8 @@ import warp as wp
 from cubin import resources
 
 import lib
-from lib.launch import Kernels
 from lib.rendering import kernels as rendering
+from lib.warp_kernels import Kernels
 
 RECORD = Path(__file__).with_name("registers.json")
 ARCHITECTURES = (75, 80, 90)  # T4, A100, H100: the oldest that Warp knows, and those most used

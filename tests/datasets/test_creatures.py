@@ -4,9 +4,7 @@ import torch
 
 from lib import rendering
 from lib.datasets import cache
-from lib.datasets.synthetic import creatures, templates
-from lib.datasets.synthetic.anatomy import BODIES
-from lib.datasets.synthetic.breeds import make_breed, pose_creature
+from lib.datasets.synthetic import creatures
 from lib.datasets.synthetic.creatures import (
     CATEGORIES,
     KEYPOINTS,
@@ -14,11 +12,14 @@ from lib.datasets.synthetic.creatures import (
     make_creatures,
     make_video,
     template,
+    templates,
 )
-from lib.datasets.synthetic.implicit import Solid, reflect
-from lib.datasets.synthetic.motion import neutral_pose, sample_build, sample_pose
-from lib.datasets.synthetic.portraits import camera_rotation, frame, see_keypoints
-from lib.datasets.synthetic.skinning import mirror_bones, mirror_pose
+from lib.datasets.synthetic.creatures.anatomy import BODIES
+from lib.datasets.synthetic.creatures.breeds import make_breed, pose_creature
+from lib.datasets.synthetic.creatures.motion import neutral_pose, sample_build, sample_pose
+from lib.datasets.synthetic.creatures.pictures import camera_rotation, frame, see_keypoints
+from lib.datasets.synthetic.creatures.skinning import mirror_bones, mirror_pose
+from lib.datasets.synthetic.solids import Solid, reflect
 from lib.geometry.cameras import WeakPerspective
 
 COUNT = 3

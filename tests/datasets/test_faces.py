@@ -8,7 +8,7 @@ from PIL import Image
 from lib.datasets import cache
 from lib.datasets import faces as loaders
 from lib.datasets.synthetic import faces
-from lib.metrics import erode
+from lib.geometry.image_plane import erode
 
 
 @pytest.fixture(scope="module")

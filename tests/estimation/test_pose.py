@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 from torch.autograd import gradcheck
 
-from lib.estimation.pose import pnp, procrustes, refine_weak_perspective, weak_perspective_pose
+from lib.estimation.pose import pnp, refine_weak_perspective, weak_perspective_pose
+from lib.geometry.alignment import procrustes
 from lib.geometry.cameras import Pinhole, WeakPerspective
 from lib.geometry.rotations import (
     axis_angle_to_matrix,

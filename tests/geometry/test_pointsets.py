@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lib.geometry import grid, pointsets
+from lib.geometry import nearest, pointsets
 from lib.geometry.pointsets import (
     chamfer_distance,
     exact_emd,
@@ -182,7 +182,7 @@ def test_grid_finds_the_nearest_in_any_cloud(kind, dtype, other, sizes, dimensio
     x, y = (x + origin).to(dtype), (y + origin).to(dtype)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(grid, "SPARE", 1 << 40)  # it answers even where a tree would be faster
-        idx = grid.nearest_on_grid(x, y)
+        idx = nearest.nearest_on_grid(x, y)
     every = brute(x[None].double(), y[None].double())[0]
     found = every.gather(1, idx[:, None])[:, 0]
     assert (found <= every.amin(1) * (1 + 8 * torch.finfo(dtype).eps)).all()
@@ -191,7 +191,7 @@ def test_grid_finds_the_nearest_in_any_cloud(kind, dtype, other, sizes, dimensio
 @pytest.mark.parametrize("kind", ["point", "clusters", "outlier"])
 def test_where_the_points_crowd_the_tree_answers(kind, monkeypatch):
     x, y = cloud(2500, 3) + 0.5, CLOUDS[kind](2500, 3, seed=1)
-    assert grid.nearest_on_grid(x, y) is None
+    assert nearest.nearest_on_grid(x, y) is None
     crowded = knn_points(x[None], y[None]).dists
     torch.testing.assert_close(crowded[0, :, 0], brute(x[None], y[None])[0].amin(-1))
 
@@ -213,7 +213,7 @@ def test_grid_gives_the_same_for_any_number_of_threads():
         results = []
         for number in (1, 2, 3):
             torch.set_num_threads(number)
-            results.append(grid.nearest_on_grid(x, y))
+            results.append(nearest.nearest_on_grid(x, y))
     finally:
         torch.set_num_threads(threads)
     assert torch.equal(results[0], results[1]) and torch.equal(results[0], results[2])

@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lib.losses.depth import curvature_loss, smoothness_loss
 from lib.losses.photometric import gaussian_nll, laplacian_nll
-from lib.losses.smoothness import curvature_loss, smoothness_loss
 
 generator = torch.Generator().manual_seed(0)
 

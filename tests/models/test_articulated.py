@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from lib import training, weights
+from lib.deformation.free import FreeVertices
 from lib.geometry.cameras import WeakPerspective
+from lib.geometry.image_plane import sample_image
 from lib.geometry.mesh import Mesh, icosphere
-from lib.models.articulated import Articulated, FreeVertices, make_deformation
-from lib.models.cmr import sample_image
+from lib.models.articulated import Articulated, make_deformation
 
 SIZES = {
     "image_size": 64,

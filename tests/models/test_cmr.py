@@ -11,13 +11,14 @@ from torch.nn import functional as F
 from lib import rendering
 from lib.datasets import augmentation
 from lib.geometry.cameras import WeakPerspective
+from lib.geometry.image_plane import foreground_distance, sample_image
 from lib.geometry.mesh import icosphere, mirror_permutation
 from lib.geometry.rotations import matrix_to_quaternion, random_rotations, view_rotation
-from lib.losses.camera import camera_loss
-from lib.losses.keypoints import assignment_entropy, keypoint_loss
-from lib.losses.texture import distance_transform, outside_loss, perceptual_distance
-from lib.models.cmr import CMR, sample_image
-from lib.models.encoders import ResNet18, sphere_coordinates
+from lib.layers.convolutional import ResNet18
+from lib.layers.sphere import sphere_coordinates
+from lib.losses.keypoints import assignment_entropy, camera_loss, keypoint_loss
+from lib.losses.photometric import outside_loss, perceptual_distance
+from lib.models.cmr import CMR
 
 STRETCH = torch.tensor([1.0, 0.6, 0.4])
 PERMUTATION = torch.tensor([0, 2, 1, 3])
@@ -145,7 +146,7 @@ def test_texture_loss_leaves_the_gradient_of_the_shape_at_exactly_zero():
     features = ResNet18(4, pool=False).eval().requires_grad_(False)
     inside = masks[:, None]
     loss = perceptual_distance(features.stages, picture * inside, images * inside).mean()
-    loss = loss + outside_loss(prediction.flow, distance_transform(masks))
+    loss = loss + outside_loss(prediction.flow, foreground_distance(masks))
     loss.backward()
     assert model.texture_head.last.weight.grad.abs().max() > 0
     assert shape.grad is None and camera.grad is None
@@ -228,7 +229,7 @@ def test_jittered_batch_is_as_true_as_the_batch():
     batch = {
         "image": mask[:, None].expand(-1, 3, -1, -1),
         "mask": mask,
-        "distances": distance_transform(mask),
+        "distances": foreground_distance(mask),
         "keypoints": (model.assignment @ projected[..., :2]).detach(),
         "keypoint_visible": torch.ones(4, 4, dtype=torch.bool),
         "camera": camera.to_vector(),
@@ -240,7 +241,7 @@ def test_jittered_batch_is_as_true_as_the_batch():
     drawn = rendering.rasterize(projected, model.faces, 64).mask.float()
     assert ((moved["mask"] - drawn).abs() > 0.5).float().mean() < 0.02
     torch.testing.assert_close(moved["image"][2], batch["image"][2], atol=1e-4, rtol=0)
-    assert (moved["distances"] - distance_transform(moved["mask"])).abs().mean() < 0.01
+    assert (moved["distances"] - foreground_distance(moved["mask"])).abs().mean() < 0.01
 
 
 def test_keypoint_loss_counts_hidden_points_as_zero():
@@ -303,11 +304,11 @@ def test_perceptual_distance_orders_what_the_eye_orders():
 def test_distance_transform():
     mask = torch.zeros(1, 10, 10)
     mask[0, 4:6, 4:6] = 1
-    distances = distance_transform(mask)
+    distances = foreground_distance(mask)
     assert distances[0, 4, 4] == 0
     assert distances[0, 4, 0] == pytest.approx(0.4)
     with pytest.raises(ValueError, match="drop that image"):
-        distance_transform(torch.zeros(1, 4, 4))
+        foreground_distance(torch.zeros(1, 4, 4))
 
 
 def test_vertices_and_pixels_agree_on_the_texture():

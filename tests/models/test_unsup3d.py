@@ -8,8 +8,8 @@ import trimesh
 from torch.nn import functional as F
 
 from lib.datasets.synthetic import faces
+from lib.geometry.image_plane import erode
 from lib.geometry.mesh import face_normals, save_mesh
-from lib.metrics import erode
 from lib.models import unsup3d
 from lib.training import fit
 

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lib.datasets.synthetic.coats import Noise, paint, step
+from lib.datasets.synthetic.noise import Noise, paint, step
 
 SKIES = [
     ((0.36, 0.56, 0.84), (0.80, 0.88, 0.95)),

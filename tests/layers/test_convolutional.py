@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from lib.models.encoders import Encoder, ResNet18, SphereDecoder, sphere_coordinates
+from lib.layers.convolutional import Encoder, ResNet18
+from lib.layers.sphere import SphereDecoder, sphere_coordinates
 
 # torchvision.models.resnet18().state_dict(), its names and shapes.
 LAYERS = {"layer1": (64, 64), "layer2": (64, 128), "layer3": (128, 256), "layer4": (256, 512)}

@@ -1,7 +1,7 @@
 """The making of the templates: few, well-shaped triangles on half a body, mirrored, and mapped onto the sphere.
 
-`python -m lib.datasets.synthetic.templates` makes `templates.npz` again (a minute). Rounding decides which of two
-equally short edges is collapsed first, so another machine gives other triangles of the same quality: keep the file.
+`python -m lib.datasets.synthetic.creatures.templates` makes `templates.npz` again (a minute). Rounding decides which of
+two equally short edges is collapsed first, so another machine gives other triangles of the same quality: keep the file.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ import torch
 from scipy.sparse import coo_matrix, diags
 from scipy.sparse.linalg import spsolve
 
-from lib.datasets.synthetic.anatomy import BODIES, ORIGIN, Body
-from lib.datasets.synthetic.implicit import Limb, Solid, reflect, symmetric_mesh
-from lib.datasets.synthetic.motion import neutral_pose
-from lib.datasets.synthetic.skinning import Build, posed_body
+from lib.datasets.synthetic.creatures.anatomy import BODIES, ORIGIN, Body
+from lib.datasets.synthetic.creatures.motion import neutral_pose
+from lib.datasets.synthetic.creatures.skinning import Build, posed_body
+from lib.datasets.synthetic.solids import Limb, Solid, reflect, symmetric_mesh
 from lib.files import write_atomically
 
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 import warp as wp
 
-from lib import launch
-from lib.launch import Kernels
+from lib import warp_kernels
+from lib.warp_kernels import Kernels
 
 
 @Kernels
@@ -54,21 +54,24 @@ def test_several_callers_at_once(threads: int) -> None:
 def test_an_old_driver_and_an_old_gpu_are_named_in_a_sentence(monkeypatch) -> None:
     monkeypatch.setattr(wp, "is_cuda_available", lambda: False)
     monkeypatch.setattr(wp, "get_cuda_driver_version", lambda: (12, 4))
-    assert "driver found: CUDA 12.4" in launch.cuda_problem() and "update the NVIDIA driver" in launch.cuda_problem()
+    assert (
+        "driver found: CUDA 12.4" in warp_kernels.cuda_problem()
+        and "update the NVIDIA driver" in warp_kernels.cuda_problem()
+    )
     monkeypatch.setattr(wp, "is_cuda_available", lambda: True)
     for arch, problem in ((70, "V100 is sm_70, and Warp's compiler begins at sm_75; use a newer GPU"), (80, None)):
         monkeypatch.setattr(wp, "device_from_torch", lambda _, arch=arch: SimpleNamespace(arch=arch, name="V100"))
-        found = launch.cuda_problem("cuda:0")
+        found = warp_kernels.cuda_problem("cuda:0")
         assert found is None if problem is None else problem in found
-    monkeypatch.setattr(launch, "cuda_problem", lambda device: "no")
+    monkeypatch.setattr(warp_kernels, "cuda_problem", lambda device: "no")
     with pytest.raises(RuntimeError, match=r"^no$"):
         kernels._loaded(torch.float32, torch.device("cuda:7"))
 
 
 def test_what_warp_says_is_shown_where_there_is_a_gpu(monkeypatch, capsys) -> None:
     monkeypatch.setattr(wp, "init", lambda: os.write(2, b"driver too old"))
-    launch._init_quietly()
+    warp_kernels._init_quietly()
     assert capsys.readouterr().err == ""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    launch._init_quietly()
+    warp_kernels._init_quietly()
     assert capsys.readouterr().err == "driver too old"

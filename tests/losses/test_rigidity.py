@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lib.deformation import rigidity
 from lib.geometry import mesh, rotations
+from lib.losses import mesh as mesh_losses
 
 examples = settings(deadline=None, derandomize=True, max_examples=10)
 
@@ -26,12 +26,12 @@ def random_rotation(seed: int) -> torch.Tensor:
 
 
 def energies(verts, rest, faces):
-    pairs = rigidity.ring_pairs(faces)
+    pairs = mesh_losses.ring_pairs(faces)
     return torch.stack(
         [
-            rigidity.arap_energy(verts, rest, faces),
-            rigidity.arap_energy(verts, rest, faces, "uniform"),
-            rigidity.edge_rigidity(verts, rest, pairs),
+            mesh_losses.arap_energy(verts, rest, faces),
+            mesh_losses.arap_energy(verts, rest, faces, "uniform"),
+            mesh_losses.edge_rigidity(verts, rest, pairs),
         ]
     )
 
@@ -61,12 +61,12 @@ def test_a_mirrored_copy_is_not_rigid_for_arap_but_for_lengths():
 def test_stretching_by_known_amounts():
     """For a uniform scaling by s every best rotation is the identity."""
     _, rest, faces = rest_and_deformed()
-    pairs = rigidity.ring_pairs(faces, 1)
+    pairs = mesh_losses.ring_pairs(faces, 1)
     lengths = (rest[pairs[:, 0]] - rest[pairs[:, 1]]).norm(dim=1)
     scaled = 1.2 * rest[None]
-    torch.testing.assert_close(rigidity.edge_rigidity(scaled, rest, pairs)[0], 0.2 * lengths.mean())
+    torch.testing.assert_close(mesh_losses.edge_rigidity(scaled, rest, pairs)[0], 0.2 * lengths.mean())
     expected = 2 * 0.2**2 * lengths.square().sum()  # Each edge is seen from its two ends.
-    torch.testing.assert_close(rigidity.arap_energy(scaled, rest, faces, "uniform")[0], expected)
+    torch.testing.assert_close(mesh_losses.arap_energy(scaled, rest, faces, "uniform")[0], expected)
 
 
 def test_arap_is_its_definition_vertex_by_vertex():
@@ -90,7 +90,7 @@ def test_arap_is_its_definition_vertex_by_vertex():
         rotation, _ = Rotation.align_vectors(after.numpy(), before.numpy(), weight.numpy())
         residual = after - before @ torch.from_numpy(rotation.as_matrix()).T
         total += float((weight * residual.square().sum(1)).sum())
-    assert abs(float(rigidity.arap_energy(verts, rest, faces)[0]) - total) < 1e-9 * total
+    assert abs(float(mesh_losses.arap_energy(verts, rest, faces)[0]) - total) < 1e-9 * total
 
 
 def test_cotangent_weights_make_the_energy_depend_little_on_resolution():
@@ -100,7 +100,7 @@ def test_cotangent_weights_make_the_energy_depend_little_on_resolution():
         rest = sphere.verts.double()
         bent = rest.clone()
         bent[:, 0] += 0.3 * rest[:, 1] ** 2
-        costs.append(float(rigidity.arap_energy(bent[None], rest, sphere.faces)[0]))
+        costs.append(float(mesh_losses.arap_energy(bent[None], rest, sphere.faces)[0]))
     assert max(costs) / min(costs) < 1.1
 
 
@@ -108,10 +108,10 @@ def test_gradients():
     """Through the minimum over rotations, although none flows through the rotations."""
     verts, rest, faces = rest_and_deformed()
     verts.requires_grad_()
-    pairs = rigidity.ring_pairs(faces)
+    pairs = mesh_losses.ring_pairs(faces)
     for weights in ("cotangent", "uniform"):
-        assert torch.autograd.gradcheck(lambda v, w=weights: rigidity.arap_energy(v, rest, faces, w), verts)
-    assert torch.autograd.gradcheck(lambda v: rigidity.edge_rigidity(v, rest, pairs), verts)
+        assert torch.autograd.gradcheck(lambda v, w=weights: mesh_losses.arap_energy(v, rest, faces, w), verts)
+    assert torch.autograd.gradcheck(lambda v: mesh_losses.edge_rigidity(v, rest, pairs), verts)
 
 
 def test_a_collapsed_mesh_has_finite_gradients():
@@ -131,16 +131,16 @@ def test_ring_pairs_are_graph_distances(rings):
     graph = coo_array(([1.0] * len(start), (start, end)), shape=(162, 162)).tocsr()
     hops = torch.from_numpy(shortest_path(graph, directed=False, unweighted=True))
     expected = ((hops > 0) & (hops <= rings)).triu().nonzero()
-    assert torch.equal(rigidity.ring_pairs(faces, rings), expected)
+    assert torch.equal(mesh_losses.ring_pairs(faces, rings), expected)
 
 
 def test_bad_input():
     verts, rest, faces = rest_and_deformed()
     with pytest.raises(ValueError, match="rest must have shape"):
-        rigidity.arap_energy(verts, rest[:-1], faces)
+        mesh_losses.arap_energy(verts, rest[:-1], faces)
     with pytest.raises(ValueError, match="weights='cot' is unknown"):
-        rigidity.arap_energy(verts, rest, faces, "cot")
+        mesh_losses.arap_energy(verts, rest, faces, "cot")
     with pytest.raises(ValueError, match="rings must be 1 or more"):
-        rigidity.ring_pairs(faces, 0)
+        mesh_losses.ring_pairs(faces, 0)
     with pytest.raises(ValueError, match="pairs must have shape"):
-        rigidity.edge_rigidity(verts, rest, faces)
+        mesh_losses.edge_rigidity(verts, rest, faces)

@@ -8,7 +8,7 @@ import numpy as np
 from scipy.sparse import coo_matrix, diags
 from scipy.spatial.transform import Rotation
 
-from lib.datasets.synthetic.anatomy import Body
+from lib.datasets.synthetic.creatures.anatomy import Body
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import warp as wp
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lib.launch import Kernels
+from lib.warp_kernels import Kernels
 
 # Queries answered one after the other, each starting from the answer before it.
 RUN = 64

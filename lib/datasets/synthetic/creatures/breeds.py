@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from lib.datasets.synthetic.anatomy import BODIES, ORIGIN, Body
-from lib.datasets.synthetic.implicit import Solid, symmetric_mesh
-from lib.datasets.synthetic.motion import sample_build
-from lib.datasets.synthetic.skinning import Build, Pose, bone_transforms, posed_body, skin, skin_weights
+from lib.datasets.synthetic.creatures.anatomy import BODIES, ORIGIN, Body
+from lib.datasets.synthetic.creatures.motion import sample_build
+from lib.datasets.synthetic.creatures.skinning import Build, Pose, bone_transforms, posed_body, skin, skin_weights
+from lib.datasets.synthetic.solids import Solid, symmetric_mesh
 from lib.geometry.mesh import vertex_normals
 
 SPACING = {"quadruped": 0.027, "bird": 0.023}

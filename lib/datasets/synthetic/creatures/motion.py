@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from lib.datasets.synthetic.anatomy import Body
-from lib.datasets.synthetic.skinning import Build, Pose
+from lib.datasets.synthetic.creatures.anatomy import Body
+from lib.datasets.synthetic.creatures.skinning import Build, Pose
 
 # Groups of bones that vary together: (beginnings or ends of their names, spread of length, spread of girth).
 PROPORTIONS = {

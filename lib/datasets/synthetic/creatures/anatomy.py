@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from lib.datasets.synthetic.implicit import Limb, Solid
+from lib.datasets.synthetic.solids import Limb, Solid
 
 MIRROR = np.array([1.0, 1.0, -1.0])
 

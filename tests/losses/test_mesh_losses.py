@@ -8,16 +8,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lib.geometry import mesh
-from lib.losses import regularity
+from lib.losses import mesh as mesh_losses
 
 examples = settings(deadline=None, derandomize=True, max_examples=10)
 
 LOSSES = {
-    "edge": lambda verts, faces: regularity.edge_loss(verts, faces, 0.3),
-    "shrinking edge": regularity.edge_loss,
-    "normal": regularity.normal_consistency_loss,
-    "uniform": regularity.laplacian_loss,
-    "cotangent": lambda verts, faces: regularity.laplacian_loss(verts, faces, "cotangent"),
+    "edge": lambda verts, faces: mesh_losses.edge_loss(verts, faces, 0.3),
+    "shrinking edge": mesh_losses.edge_loss,
+    "normal": mesh_losses.normal_consistency_loss,
+    "uniform": mesh_losses.laplacian_loss,
+    "cotangent": lambda verts, faces: mesh_losses.laplacian_loss(verts, faces, "cotangent"),
 }
 
 
@@ -65,12 +65,12 @@ def test_a_batch_is_the_mean_of_its_meshes(name):
 def test_units(scale):
     verts, faces = dented_spheres()
     torch.testing.assert_close(
-        regularity.edge_loss(scale * verts, faces), scale**2 * regularity.edge_loss(verts, faces)
+        mesh_losses.edge_loss(scale * verts, faces), scale**2 * mesh_losses.edge_loss(verts, faces)
     )
     for method in ("uniform", "cotangent"):
-        small, large = (regularity.laplacian_loss(v, faces, method) for v in (verts, scale * verts))
+        small, large = (mesh_losses.laplacian_loss(v, faces, method) for v in (verts, scale * verts))
         torch.testing.assert_close(large, scale * small)
-    small, large = (regularity.normal_consistency_loss(v, faces) for v in (verts, scale * verts))
+    small, large = (mesh_losses.normal_consistency_loss(v, faces) for v in (verts, scale * verts))
     torch.testing.assert_close(large, small)
 
 
@@ -102,12 +102,12 @@ def test_gradients(name):
 def test_normal_consistency_measures_the_fold(angle):
     verts, faces = folded_sheet(angle)
     expected = 1 - torch.cos(torch.tensor(angle, dtype=torch.float64))
-    torch.testing.assert_close(regularity.normal_consistency_loss(verts, faces), expected, atol=1e-12, rtol=0)
+    torch.testing.assert_close(mesh_losses.normal_consistency_loss(verts, faces), expected, atol=1e-12, rtol=0)
 
 
 def test_each_edge_of_a_closed_mesh_joins_two_faces():
     sphere = mesh.icosphere(2)
-    pairs = regularity.adjacent_faces(sphere.faces)
+    pairs = mesh_losses.adjacent_faces(sphere.faces)
     assert len(pairs) == len(mesh.edges(sphere.faces))
     common = (sphere.faces[pairs[:, 0], :, None] == sphere.faces[pairs[:, 1], None, :]).sum((1, 2))
     assert common.eq(2).all()
@@ -116,15 +116,15 @@ def test_each_edge_of_a_closed_mesh_joins_two_faces():
 def test_values_where_they_are_known():
     square = torch.tensor([[[0.0, 0, 0], [3, 0, 0], [0, 4, 0]]])
     triangle = torch.tensor([[0, 1, 2]])
-    torch.testing.assert_close(regularity.edge_loss(square, triangle), torch.tensor((9 + 16 + 25) / 3))
-    torch.testing.assert_close(regularity.edge_loss(square, triangle, 4.0), torch.tensor((1 + 0 + 1) / 3))
-    assert regularity.normal_consistency_loss(square, triangle) == 0
+    torch.testing.assert_close(mesh_losses.edge_loss(square, triangle), torch.tensor((9 + 16 + 25) / 3))
+    torch.testing.assert_close(mesh_losses.edge_loss(square, triangle, 4.0), torch.tensor((1 + 0 + 1) / 3))
+    assert mesh_losses.normal_consistency_loss(square, triangle) == 0
     tetrahedron = torch.tensor([[1.0, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]])[None]
     faces = torch.tensor([[0, 1, 2], [0, 3, 1], [0, 2, 3], [1, 3, 2]])
     for method in ("uniform", "cotangent"):  # Mean of the three others is −v / 3.
-        loss = regularity.laplacian_loss(tetrahedron, faces, method)
+        loss = mesh_losses.laplacian_loss(tetrahedron, faces, method)
         torch.testing.assert_close(loss, torch.tensor(4 / 3 * 3**0.5))
-    torch.testing.assert_close(regularity.normal_consistency_loss(tetrahedron, faces), torch.tensor(4 / 3))
+    torch.testing.assert_close(mesh_losses.normal_consistency_loss(tetrahedron, faces), torch.tensor(4 / 3))
 
 
 @pytest.mark.parametrize("name", LOSSES)
@@ -138,16 +138,16 @@ def test_a_collapsed_mesh_has_finite_gradients(name):
 def test_bad_input():
     verts, faces = dented_spheres()
     with pytest.raises(ValueError, match=r"verts must have shape \(B, V, 3\).*add the batch axis"):
-        regularity.edge_loss(verts[0], faces)
+        mesh_losses.edge_loss(verts[0], faces)
     with pytest.raises(TypeError, match="faces must have an integer dtype"):
-        regularity.laplacian_loss(verts, faces.float())
+        mesh_losses.laplacian_loss(verts, faces.float())
     for loss in LOSSES.values():
         with pytest.raises(ValueError, match="faces point to vertex"):
             loss(verts[:, 1:], faces)
     with pytest.raises(ValueError, match="method='cot' is unknown"):
-        regularity.laplacian_loss(verts, faces, "cot")
+        mesh_losses.laplacian_loss(verts, faces, "cot")
     with pytest.raises(ValueError, match="faces is empty"):
-        regularity.normal_consistency_loss(verts, faces[:0])
+        mesh_losses.normal_consistency_loss(verts, faces[:0])
 
 
 @pytest.mark.filterwarnings("ignore:Sparse")
@@ -158,10 +158,10 @@ def test_agrees_with_pytorch3d():
     verts = verts.float().requires_grad_()
     theirs = structures.Meshes(verts, faces.expand(len(verts), -1, -1))
     for ours, expected in (
-        (regularity.edge_loss(verts, faces, 0.3), loss.mesh_edge_loss(theirs, 0.3)),
-        (regularity.normal_consistency_loss(verts, faces), loss.mesh_normal_consistency(theirs)),
-        (regularity.laplacian_loss(verts, faces), loss.mesh_laplacian_smoothing(theirs, "uniform")),
-        (regularity.laplacian_loss(verts, faces, "cotangent"), loss.mesh_laplacian_smoothing(theirs, "cot")),
+        (mesh_losses.edge_loss(verts, faces, 0.3), loss.mesh_edge_loss(theirs, 0.3)),
+        (mesh_losses.normal_consistency_loss(verts, faces), loss.mesh_normal_consistency(theirs)),
+        (mesh_losses.laplacian_loss(verts, faces), loss.mesh_laplacian_smoothing(theirs, "uniform")),
+        (mesh_losses.laplacian_loss(verts, faces, "cotangent"), loss.mesh_laplacian_smoothing(theirs, "cot")),
     ):
         torch.testing.assert_close(ours, expected)
         gradients = [torch.autograd.grad(value, verts, retain_graph=True)[0] for value in (ours, expected)]

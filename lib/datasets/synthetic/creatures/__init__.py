@@ -22,11 +22,12 @@ from torch import Tensor
 
 from lib import rendering
 from lib.datasets.cache import cached
-from lib.datasets.synthetic.anatomy import BODIES
-from lib.datasets.synthetic.breeds import Breed, make_breed, pose_creature
-from lib.datasets.synthetic.coats import COATS
-from lib.datasets.synthetic.motion import GAITS, gait_pose, neutral_pose, sample_build, sample_pose
-from lib.datasets.synthetic.portraits import (
+from lib.datasets.synthetic.creatures.anatomy import BODIES
+from lib.datasets.synthetic.creatures.backdrops import SCENES
+from lib.datasets.synthetic.creatures.breeds import Breed, make_breed, pose_creature
+from lib.datasets.synthetic.creatures.coats import COATS
+from lib.datasets.synthetic.creatures.motion import GAITS, gait_pose, neutral_pose, sample_build, sample_pose
+from lib.datasets.synthetic.creatures.pictures import (
     camera_rotation,
     cast_shadow,
     draw,
@@ -35,7 +36,6 @@ from lib.datasets.synthetic.portraits import (
     sample_light,
     see_keypoints,
 )
-from lib.datasets.synthetic.scenery import SCENES
 from lib.geometry.cameras import WeakPerspective
 from lib.geometry.mesh import Mesh
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lib.checks import check_tensor
-from lib.models.encoders import IMAGENET_MEAN, IMAGENET_STD
+from lib.layers.convolutional import IMAGENET_MEAN, IMAGENET_STD
 
 
 class RotationFeatures(nn.Module):

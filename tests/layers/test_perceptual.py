@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from lib.datasets.synthetic.faces import make_faces
-from lib.models.perceptual import RotationFeatures, VGGFeatures, rotate_all
+from lib.layers.perceptual import RotationFeatures, VGGFeatures, rotate_all
 from lib.training import fit
 
 generator = torch.Generator().manual_seed(0)

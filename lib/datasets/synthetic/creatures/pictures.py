@@ -10,8 +10,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lib import rendering
-from lib.datasets.synthetic.breeds import Breed
-from lib.datasets.synthetic.coats import Coat
+from lib.datasets.synthetic.creatures.breeds import Breed
+from lib.datasets.synthetic.creatures.coats import Coat
 from lib.geometry.cameras import WeakPerspective
 from lib.geometry.mesh import vertex_normals
 from lib.geometry.rotations import axis_angle_to_matrix, matrix_to_quaternion, view_rotation

@@ -1,0 +1,23 @@
+"""Every vertex by itself: the deformation that knows nothing."""
+
+from __future__ import annotations
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from lib.checks import check_same_device, check_tensor
+from lib.geometry.mesh import Mesh
+
+
+class FreeVertices(nn.Module):
+    """Vertex offsets (B, V, 3) → vertices: the model knows nothing of how the template moves, and learns nothing."""
+
+    def __init__(self, template: Mesh) -> None:
+        super().__init__()
+        self.register_buffer("template", template.verts.detach().clone(), persistent=False)
+
+    def forward(self, offsets: Float[Tensor, "B V 3"]) -> Float[Tensor, "B V 3"]:
+        """The moved template."""
+        check_tensor("offsets", offsets, f"B {len(self.template)} 3")
+        check_same_device(offsets=offsets, template=self.template)
+        return self.template + offsets

@@ -1,0 +1,76 @@
+"""Alignment of point sets with known correspondence: Procrustes.
+
+Weights (B, N) are 0 or more, or a mask of visible points. A point of weight 0 may hold anything, NaN included.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from lib.checks import check_same_device, check_tensor
+from lib.geometry.rotations import nearest_rotation
+
+
+def procrustes(
+    source: Float[Tensor, "B N 3"],
+    target: Float[Tensor, "B N 3"],
+    weights: Float[Tensor, "B N"] | Bool[Tensor, "B N"] | None = None,
+    with_scale: bool = False,
+    allow_reflection: bool = False,
+) -> tuple[Float[Tensor, "B 3 3"], Float[Tensor, "B 3"], Float[Tensor, "B"]]:
+    """Find the R, t, s with the least Σ w ‖s R source + t − target‖²; s = 1 unless `with_scale`.
+
+    Sources: Kabsch 1976; with scale Umeyama, "Least-squares estimation of transformation parameters between two
+    point patterns", PAMI 1991. R is a rotation even if a reflection would fit better, which happens often for thin
+    or noisy point sets; `allow_reflection` lets R be any orthogonal matrix. If the points do not determine R (all
+    on a line, or one point), R is one of the best, and gradients stay finite.
+
+    Raises ValueError for weights that are negative or all zero, or a scale asked of coinciding points.
+    """
+    check_tensor("source", source, "B N 3")
+    check_tensor("target", target, "B N 3")
+    source, target, weights = prepare_correspondences(weights, source=source, target=target)
+    source_mean, source = center(source, weights)
+    target_mean, target = center(target, weights)
+    covariance = target.mT @ (weights[..., None] * source)
+    R = nearest_rotation(covariance, allow_reflection=allow_reflection)
+    s = torch.ones_like(weights[:, 0])
+    if with_scale:
+        spread = (weights * source.square().sum(-1)).sum(-1)
+        if not (spread > 0).all():
+            raise ValueError("source has an item whose points coincide, which leaves the scale open; spread them")
+        s = (R * covariance).sum((-1, -2)) / spread
+    t = target_mean - s[:, None] * (R @ source_mean[..., None]).squeeze(-1)
+    return R, t, s
+
+
+def prepare_correspondences(weights: Tensor | None, **points: Tensor) -> tuple[Tensor, ...]:
+    """Return the points, with those of weight 0 set to 0, and weights that sum to 1 per item."""
+    (first_name, first), (second_name, second) = points.items()
+    if weights is None:
+        weights = first.new_ones(first.shape[:2])
+    check_tensor("weights", weights, "B N", kind="any")
+    check_same_device(**points, weights=weights)
+    if not first.shape[:2] == second.shape[:2] == weights.shape:
+        shapes = f"{tuple(first.shape)}, {tuple(second.shape)} and weights {tuple(weights.shape)}"
+        raise ValueError(f"{first_name} and {second_name} must have the same B and N, got {shapes}; pair them up")
+    if first.dtype != second.dtype:
+        raise TypeError(f"{first_name} is {first.dtype}, {second_name} {second.dtype}; convert one with .to")
+    weights = weights.to(first.dtype)
+    total = weights.sum(-1, keepdim=True)
+    if not ((weights >= 0).all() and (total > 0).all()):
+        raise ValueError("weights must be 0 or more, and positive somewhere in every item; drop items without points")
+    used = (weights > 0)[..., None]
+    points = {name: torch.where(used, value, torch.zeros_like(value)) for name, value in points.items()}
+    for name, value in points.items():
+        if not value.isfinite().all():
+            raise ValueError(f"{name} has NaN or infinite entries; give such points weight 0")
+    return *points.values(), weights / total
+
+
+def center(points: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the weighted mean (B, D), and the points minus this mean."""
+    mean = (weights[..., None] * points).sum(1)
+    return mean, points - mean[:, None]

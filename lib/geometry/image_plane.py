@@ -1,0 +1,71 @@
+"""The image plane [-1, 1]², x right, y down: where pixels lie in it, reading pictures there, and distances to masks."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import functional as F
+
+from lib.checks import check_tensor, require
+
+
+def pixel_centers(
+    height: int, width: int, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+) -> Float[Tensor, "H W 2"]:
+    """The (x, y) of every pixel's centre: pixel (i, j) is at ((2j + 1)/W − 1, (2i + 1)/H − 1)."""
+    y = (2 * torch.arange(height, device=device, dtype=dtype) + 1) / height - 1
+    x = (2 * torch.arange(width, device=device, dtype=dtype) + 1) / width - 1
+    return torch.stack(torch.meshgrid(x, y, indexing="xy"), -1)
+
+
+def sample_image(images: Float[Tensor, "B C H W"], points: Float[Tensor, "B R S 2"]) -> Float[Tensor, "B C R S"]:
+    """The images' values at these points of the image plane, bilinear; beyond the border, the border's."""
+    return F.grid_sample(images, points, padding_mode="border", align_corners=False)
+
+
+def foreground_distance(masks: Float[Tensor, "B H W"]) -> Float[Tensor, "B H W"]:
+    """How far each pixel's centre lies from the nearest pixel of the object, in image-plane units; 0 on the object.
+
+    Not differentiable. Raises ValueError for an empty mask, from which there is no distance.
+    """
+    from scipy.ndimage import distance_transform_edt
+
+    inside = _inside(masks).cpu().numpy()
+    pitch = (2 / masks.shape[1], 2 / masks.shape[2])
+    maps = [torch.from_numpy(distance_transform_edt(~mask, sampling=pitch)) for mask in inside]
+    return torch.stack(maps).to(masks)
+
+
+def boundary_points(masks: Float[Tensor, "B H W"]) -> tuple[Float[Tensor, "B M 2"], Int[Tensor, "B"]]:
+    """The centres (x, y) of the object's pixels that touch, by a side, the background or the image's border.
+
+    Returns them padded with zeros to the longest list, and the lists' lengths. Raises ValueError for an empty mask.
+    """
+    inside = _inside(masks)
+    framed = torch.nn.functional.pad(inside, (1, 1, 1, 1), value=False)
+    within = framed[:, :-2, 1:-1] & framed[:, 2:, 1:-1] & framed[:, 1:-1, :-2] & framed[:, 1:-1, 2:]
+    height, width = masks.shape[1:]
+    lists = []
+    for border in inside & ~within:
+        row, column = border.nonzero().unbind(1)
+        lists.append(torch.stack([(2 * column + 1) / width - 1, (2 * row + 1) / height - 1], -1).to(masks))
+    lengths = torch.tensor([len(points) for points in lists], device=masks.device)
+    return torch.nn.utils.rnn.pad_sequence(lists, batch_first=True), lengths
+
+
+def erode(mask: Float[Tensor, "B H W"]) -> Float[Tensor, "B H W"]:
+    """A mask of zeros and ones without its outermost pixels: 1 where the whole 3 × 3 neighbourhood is 1.
+
+    What lies beyond the picture's border counts as 0.
+    """
+    check_tensor("mask", mask, "B H W", finite=True)
+    outside = torch.nn.functional.pad(1 - mask[:, None], (1, 1, 1, 1), value=1.0)
+    return 1 - torch.nn.functional.max_pool2d(outside, 3, stride=1)[:, 0]
+
+
+def _inside(masks: Tensor) -> Tensor:
+    check_tensor("masks", masks, "B H W")
+    inside = masks > 0.5
+    require(inside.flatten(1).any(1), "masks has an empty one, which has no boundary; drop that image")
+    return inside
