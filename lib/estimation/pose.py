@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from lib.checks import check_tensor
+from lib.checks import check_same_device, check_tensor
 from lib.estimation.lbfgs import minimize_lbfgs
 from lib.geometry.alignment import center, prepare_correspondences
 from lib.geometry.cameras import Pinhole, WeakPerspective

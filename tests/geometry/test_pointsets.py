@@ -181,7 +181,7 @@ def test_grid_finds_the_nearest_in_any_cloud(kind, dtype, other, sizes, dimensio
     x[:, -1] += apart * scale
     x, y = (x + origin).to(dtype), (y + origin).to(dtype)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(grid, "SPARE", 1 << 40)  # it answers even where a tree would be faster
+        patch.setattr(nearest, "SPARE", 1 << 40)  # it answers even where a tree would be faster
         idx = nearest.nearest_on_grid(x, y)
     every = brute(x[None].double(), y[None].double())[0]
     found = every.gather(1, idx[:, None])[:, 0]

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from lib import rendering
+from lib.geometry import image_plane
 from lib.losses import silhouette as losses
 
 
@@ -28,17 +29,17 @@ def test_mask_and_iou_losses_of_known_masks() -> None:
 
 
 def test_foreground_distance_of_a_disc() -> None:
-    distance = losses.foreground_distance(disc_mask(128, 0.5))[0]
+    distance = image_plane.foreground_distance(disc_mask(128, 0.5))[0]
     at = torch.arange(128) / 64 - 1 + 1 / 128
     expected = (torch.stack(torch.meshgrid(at, at, indexing="xy")).norm(dim=0) - 0.5).clamp(min=0)
     assert (distance - expected).abs().max() < 2 / 128
-    tall = losses.foreground_distance(torch.nn.functional.interpolate(disc_mask(128, 0.5)[None], (64, 128))[0])
+    tall = image_plane.foreground_distance(torch.nn.functional.interpolate(disc_mask(128, 0.5)[None], (64, 128))[0])
     assert tall[0, 0, 64].item() == pytest.approx(0.5, abs=0.05)
 
 
 def test_boundary_points_lie_on_the_circle_and_on_the_border() -> None:
     masks = torch.cat([disc_mask(64, 0.5), disc_mask(64, 0.3, (0.9, 0.0))])
-    points, lengths = losses.boundary_points(masks)
+    points, lengths = image_plane.boundary_points(masks)
     assert points.shape == (2, int(lengths.max()), 2)
     assert ((points[0, : lengths[0]].norm(dim=-1) - 0.5).abs() < 0.05).all()
     assert lengths[0] > 0.5 * 2 * math.pi * 0.5 * 32
@@ -51,8 +52,8 @@ def test_gradients(name: str) -> None:
     masks = disc_mask(8, 0.6).double().repeat(2, 1, 1)
     pred = (0.1 + 0.8 * torch.rand(2, 8, 8, generator=generator, dtype=torch.float64)).requires_grad_()
     points = (2.6 * torch.rand(2, 5, 2, generator=generator, dtype=torch.float64) - 1.3).requires_grad_()
-    distances = losses.foreground_distance(masks)
-    boundary, lengths = losses.boundary_points(masks)
+    distances = image_plane.foreground_distance(masks)
+    boundary, lengths = image_plane.boundary_points(masks)
     lengths = lengths - torch.tensor([0, 3])
     call, argument = {
         "mask": (lambda p: losses.mask_loss(p, masks), pred),
@@ -65,7 +66,7 @@ def test_gradients(name: str) -> None:
 
 
 def test_distance_loss_is_zero_inside_and_pulls_back_from_beyond_the_image() -> None:
-    distances = losses.foreground_distance(disc_mask(64, 0.5))
+    distances = image_plane.foreground_distance(disc_mask(64, 0.5))
     inside = torch.tensor([[[0.0, 0.0], [0.3, 0.2]]])
     assert losses.distance_loss(inside, distances).item() == 0
     beyond = torch.tensor([[[1.5, 0.0]]], requires_grad=True)
@@ -80,7 +81,7 @@ def test_distance_loss_is_zero_inside_and_pulls_back_from_beyond_the_image() -> 
 
 def test_the_two_boundary_terms_spread_points_over_the_outline() -> None:
     mask = disc_mask(48, 0.4, (0.3, -0.2))
-    distances, (boundary, lengths) = losses.foreground_distance(mask), losses.boundary_points(mask)
+    distances, (boundary, lengths) = image_plane.foreground_distance(mask), image_plane.boundary_points(mask)
     points = (torch.rand(1, 60, 2, generator=torch.Generator().manual_seed(0)) * 2 - 1).requires_grad_()
     optimizer = torch.optim.Adam([points], lr=0.01)
     for _ in range(250):
@@ -112,8 +113,8 @@ def test_iou_loss_fits_a_triangle(gradient: str) -> None:
         (lambda m: losses.mask_loss(m, m[:, 1:]), "target must have shape"),
         (lambda m: losses.mask_loss(m[0], m[0]), r"pred must have shape .*pred\[None\]"),
         (lambda m: losses.mask_loss(m, m, p=3), "p must be 1 or 2"),
-        (lambda m: losses.foreground_distance(0 * m), "masks has an empty one"),
-        (lambda m: losses.boundary_points(0 * m), "masks has an empty one"),
+        (lambda m: image_plane.foreground_distance(0 * m), "masks has an empty one"),
+        (lambda m: image_plane.boundary_points(0 * m), "masks has an empty one"),
         (lambda m: losses.distance_loss(torch.zeros(2, 3, 2), m), "distances must have shape"),
         (lambda m: losses.boundary_loss(torch.zeros(1, 3, 3), torch.zeros(1, 3, 2)), "points must have shape"),
     ],

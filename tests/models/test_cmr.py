@@ -301,16 +301,6 @@ def test_perceptual_distance_orders_what_the_eye_orders():
     assert same == 0 and 0 < near < far
 
 
-def test_distance_transform():
-    mask = torch.zeros(1, 10, 10)
-    mask[0, 4:6, 4:6] = 1
-    distances = foreground_distance(mask)
-    assert distances[0, 4, 4] == 0
-    assert distances[0, 4, 0] == pytest.approx(0.4)
-    with pytest.raises(ValueError, match="drop that image"):
-        foreground_distance(torch.zeros(1, 4, 4))
-
-
 def test_vertices_and_pixels_agree_on_the_texture():
     model = make_model()
     texture = torch.rand(1, 3, 16, 32)
