@@ -5,7 +5,8 @@ other without circles.
 """
 
 FLOORS = (
-    ("checks", "files", "display", "pictures", "remembered", "warp_kernels"),
+    ("files", "display", "pictures", "remembered", "warp_kernels"),
+    ("checks",),
     ("geometry",),
     ("rendering",),
     ("layers", "deformation", "metrics"),
