@@ -160,6 +160,25 @@ def store(chapters: Annotated[list[str], typer.Argument(help="Such as 04.")]) ->
         console.print(f"{path.name}: {machine.format_seconds(seconds)}, {machine.format_memory(path.stat().st_size)}")
 
 
+@app.command("exercises")
+def make_exercises(
+    chapters: Annotated[list[str] | None, typer.Argument(help="Such as 04; all if none.")] = None,
+) -> None:
+    """For authors: execute the worked solutions, and cut the students' notebooks from them."""
+    from nbclient.exceptions import CellExecutionError
+
+    from lib.course import exercises
+
+    for path in exercises.find_solutions(chapters):
+        for make, what in ((exercises.store, path), (exercises.generate, exercises.student_path(path))):
+            try:
+                seconds = make(path)
+            except CellExecutionError as error:
+                raise ValueError(f"{what.parent.name}/{what.name}: {error.ename}: {error.evalue}") from None
+            size = machine.format_memory(what.stat().st_size)
+            console.print(f"{what.parent.name}/{what.name}: {machine.format_seconds(seconds)}, {size}")
+
+
 @app.command("lint")
 def lint_chapters(
     chapters: Annotated[list[str] | None, typer.Argument(help="Such as 04; all if none.")] = None,

@@ -120,6 +120,37 @@ def answer_of(cells: list, name: str, scope: dict[str, Any]) -> Any:
     raise ValueError(f'no cell of exercise {name} calls check("{name}", …); add one behind its solution')
 
 
+def add_grading(notebook: Any) -> None:
+    """Mark the cells of a solutions notebook for nbgrader: what a student writes, and checks with hidden tests."""
+    for name, cells in sections(notebook)[1].items():
+        graded = any(HIDDEN_TESTS.search(cell.source) for cell in cells)
+        for cell in cells:
+            cell.metadata.pop("nbgrader", None)
+            role = "answer" if REGION.search(cell.source) else "check" if HIDDEN_TESTS.search(cell.source) else None
+            if graded and role and cell.cell_type == "code":
+                cell.metadata["nbgrader"] = {
+                    "grade": role == "check",
+                    "grade_id": f"{role}-{name.replace('.', '-')}",
+                    "locked": role == "check",
+                    "schema_version": 3,
+                    "solution": role == "answer",
+                    "task": False,
+                } | ({"points": 1} if role == "check" else {})
+
+
+def store(solutions: Path) -> float:
+    """Bring a solutions notebook into the form that is committed, and execute it; returns the seconds taken.
+
+    Raises nbclient.exceptions.CellExecutionError where a cell fails.
+    """
+    import nbformat
+
+    notebook = nbformat.read(solutions, as_version=4)
+    add_grading(notebook)
+    solutions.write_text(nbformat.writes(notebook) + "\n", encoding="utf-8")
+    return notebooks.store(solutions)
+
+
 def generate(solutions: Path) -> float:
     """Write the student's copy of a solutions notebook and execute it; returns the seconds taken.
 

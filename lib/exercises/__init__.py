@@ -6,6 +6,6 @@ its stub and its worked solution stand in `notebooks/solutions`; the student's c
 generated from there (`lib.course.exercises`).
 """
 
-from lib.exercises.engine import Exercise, check, hint, passes
+from lib.exercises.engine import Exercise, check, hint, passes, ready
 
-__all__ = ["Exercise", "check", "hint", "passes"]
+__all__ = ["Exercise", "check", "hint", "passes", "ready"]

@@ -108,12 +108,23 @@ def hint(name: str, level: int | None = None) -> None:
     print(f"Hint {level} of {count}: {exercise.hints[level - 1]}")
 
 
+def ready(name: str, answer: Any) -> bool:
+    """Whether an answer passes, so that an experiment can use it; if not, say so in a line."""
+    exercise = _find(name)
+    if exercise is None:
+        return False
+    if failures(exercise, answer):
+        print(f"This experiment runs as soon as exercise {exercise.name} is solved.")
+        return False
+    return True
+
+
 # --- what tests and teachers call ---------------------------------------------------------------------------
 
 
 def passes(name: str, answer: Any, seed: int = 0) -> bool:
     """Whether an answer has all properties; prints nothing. Raises KeyError for an unknown exercise."""
-    return not failures(all_exercises()[name], answer, seed)
+    return all(trouble is None for _, trouble in _judge(all_exercises()[name], answer, seed))
 
 
 def failures(exercise: Exercise, answer: Any, seed: int = 0) -> dict[str, str]:

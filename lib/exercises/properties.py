@@ -2,11 +2,14 @@
 
 The lines say what a student can act on: what was computed, the student's value and the expected one. So they chain:
 
-    return shape(yours, (3, 3), "the Jacobian") or near(yours, expected, "the Jacobian")
+    return finite(yours, "the mask") or between(yours, 0, 1, "the mask")
+
+Where a check must compute with the answer first, `tensor` makes sure that it can.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,11 +20,18 @@ from torch import Tensor
 from lib.exercises.engine import Trouble
 
 
-def tensor(yours: Any, what: str) -> Tensor:
-    """The answer as a tensor of floats; a number, a list of numbers or an array will do.
+def tensor(yours: Any, what: str, expected_shape: Sequence[int] | None = None) -> Tensor:
+    """The answer as a tensor of floats, of the expected shape; a number, a list of numbers or an array will do.
 
-    Raises Trouble for anything else, and for tensors on another device than the CPU.
+    Raises Trouble for anything else.
     """
+    yours = _tensor(yours, what)
+    if expected_shape is not None and (wrong := shape(yours, expected_shape, what)):
+        raise Trouble(wrong)
+    return yours
+
+
+def _tensor(yours: Any, what: str) -> Tensor:
     if isinstance(yours, Tensor):
         if yours.is_complex() or yours.layout != torch.strided:
             raise Trouble(f"{what}: must be an ordinary real tensor, got {yours.dtype} ({yours.layout})")
@@ -68,7 +78,8 @@ def between(yours: Any, low: float, high: float, what: str) -> str | None:
     if wrong or not values.numel() or (values.min() >= low and values.max() <= high):
         return wrong
     worst = values.min() if values.min() < low else values.max()
-    return f"{what}: yours {_number(worst)}, expected from {low:g} to {high:g}"
+    band = f"at least {low:g}" if high == math.inf else f"from {low:g} to {high:g}"
+    return f"{what}: yours {_number(worst)}, expected {band}"
 
 
 def one_of(yours: Any, right: str, wrong: dict[str, str]) -> str | None:

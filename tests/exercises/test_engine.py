@@ -232,6 +232,17 @@ def test_an_unknown_exercise_names_those_there_are(lines, capsys):
     assert lines(0.1, lambda x: 2 * x)[-1] == "Exercise 0.1 is solved."
 
 
+def test_an_experiment_waits_for_its_answer(capsys):
+    assert exercises.ready("0.1", lambda x: 2 * x)
+    assert capsys.readouterr().out == ""
+    assert not exercises.ready("0.1", lambda x: 3 * x)
+    assert not exercises.ready("0.7", lambda x: 2 * x)
+    assert capsys.readouterr().out.splitlines() == [
+        "This experiment runs as soon as exercise 0.1 is solved.",
+        "There is no exercise '0.7'; there are 0.1, 0.2, 0.A.",
+    ]
+
+
 def test_hints_come_one_by_one(capsys):
     for arguments in ((), (), (), (2,), (3,), ("a",)):
         exercises.hint("0.1", *arguments)
