@@ -23,7 +23,8 @@ from lib.exercises.properties import (
     tensor,
 )
 from lib.geometry import rotations
-from lib.losses.silhouette import distance_loss, foreground_distance
+from lib.geometry.image_plane import foreground_distance
+from lib.losses.silhouette import distance_loss
 from lib.rendering import reference
 
 # --- 4.A: the weights of a point outside --------------------------------------------------------------------
