@@ -11,6 +11,7 @@ is round in pixels even if the image is not square.
 from __future__ import annotations
 
 import importlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from types import ModuleType
 
@@ -216,17 +217,24 @@ def shade(
     normals = vertex_normals(verts, faces) if normals is None else normals
     normal = torch.nn.functional.normalize(interpolate(normals, faces, fragments), dim=1)
     albedo = interpolate(colors, faces, fragments) if uvs is None else texture_sample(uvs, colors, faces, fragments)
-    light = constant(verts, -0.35, -0.6, -0.72) if light is None else torch.as_tensor(light).to(verts)
+    light = constant(verts, -0.35, -0.6, -0.72) if light is None else _numbers(light, verts)
     light = torch.nn.functional.normalize(light, dim=-1).expand(len(verts), 3)
     cosine = (normal * light[:, :, None, None]).sum(1, keepdim=True).clamp(min=0)
-    ambient = torch.as_tensor(ambient).to(verts).expand(len(verts))[:, None, None, None]
-    background = torch.as_tensor(background).to(verts)
+    ambient = _numbers(ambient, verts).expand(len(verts))[:, None, None, None]
+    background = _numbers(background, verts)
     background = background[:, None, None] if background.ndim == 1 else background
     image = torch.where(fragments.mask[:, None], albedo * (ambient + (1 - ambient) * cosine), background)
     if gradient == "nmr":
         verts, faces, _ = _check(verts, faces, image_size, perspective)
         image = _backend(backend, verts).edge_gradient(image, fragments.face, verts, faces)
     return image
+
+
+def _numbers(value: float | Sequence[float] | Tensor, like: Tensor) -> Tensor:
+    """A number, several, or a tensor, with the type and on the device of `like`."""
+    if isinstance(value, Tensor):
+        return value.to(like)
+    return constant(like, *value) if isinstance(value, Sequence) else constant(like, value)[0]
 
 
 def visible_vertices(
