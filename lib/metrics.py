@@ -12,7 +12,7 @@ from torch import Tensor
 from lib.checks import check_same_device, check_tensor
 from lib.geometry import rotations
 from lib.geometry.alignment import procrustes
-from lib.geometry.pointsets import knn_points
+from lib.geometry.pointsets import diameter, knn_points
 
 
 def iou(pred: Float[Tensor, "B H W"], target: Float[Tensor, "B H W"], threshold: float = 0.5) -> Float[Tensor, "B"]:
@@ -110,10 +110,10 @@ def surface_error(pred: Float[Tensor, "B N 3"], target: Float[Tensor, "B M 3"]) 
     """
     forth = knn_points(pred, target).dists[..., 0].sqrt().mean(-1)
     back = knn_points(target, pred).dists[..., 0].sqrt().mean(-1)
-    diameter = torch.cdist(target, target, compute_mode="donot_use_mm_for_euclid_dist").flatten(1).amax(-1)
-    if not (diameter > 0).all():
+    extent = diameter(target)
+    if not (extent > 0).all():
         raise ValueError("target must have an extent, but all points of a cloud coincide; check the sampling")
-    return 100 * (forth + back) / 2 / diameter
+    return 100 * (forth + back) / 2 / extent
 
 
 def aligned_surface_error(

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from lib.warp_kernels import Kernels
 
-# Queries answered one after the other, each starting from the answer before it.
+# Queries that a thread of the CPU answers one after the other, each starting from the answer before it; CUDA's, one.
 RUN = 64
 # Points a cell may hold, and points above that a query may look at on average, before the cloud counts as too uneven.
 CROWD = 64
@@ -29,36 +29,60 @@ class Grid(NamedTuple):
     """A cloud sorted into cells.
 
     points: (N, 3), sorted by cell, x fastest; order: (N,) int32, their places in the cloud.
-    starts: (cells + 1,) int32, where each cell's points begin; box: (2, 3), smallest and largest coordinates.
-    side: length of a cell; shape: number of cells along x, y, z.
+    starts: (cells + 1,) int32 or longer, where each cell's points begin; box: (2, 3), smallest and largest coordinates.
+    side: (1,), length of a cell; shape: (3,) int32, number of cells along x, y, z.
     """
 
     points: Tensor
     order: Tensor
     starts: Tensor
     box: Tensor
-    side: float
-    shape: tuple[int, int, int]
+    side: Tensor
+    shape: Tensor
 
 
 def nearest_on_grid(queries: Float[Tensor, "N D"], points: Float[Tensor, "M D"]) -> Int[Tensor, "N"] | None:
-    """The nearest of `points` for each of `queries`: indices (N,) int64. D is 2 or 3, on the CPU.
+    """The nearest of `points` for each of `queries`: indices (N,) int64. D is 2 or 3, the type float32 or float64.
 
-    None where the points crowd in so few of the cells that a tree is faster.
+    None where, on the CPU, the points crowd in so few of the cells that a tree is faster. On CUDA the host does not
+    wait for anything.
     """
-    sorted_queries, grid = _sort(queries), _sort(points)
+    sort = _sort_on_cuda if _on_gpu(points) else _sort
+    sorted_queries, grid = sort(queries), sort(points)
     # Threads share the count without a lock: at worst it misses some, and the search is given up a little later.
-    crowd = torch.zeros(1, dtype=torch.int64)
-    allowed = SPARE * len(queries)
-    idx = torch.full((len(queries),), -1)
+    crowd = torch.zeros(1, dtype=torch.int64, device=points.device)
+    idx = torch.full((len(queries),), -1, device=points.device)
     tolerance = 16 * torch.finfo(points.dtype).eps
-    inputs = (sorted_queries.points, sorted_queries.order, *grid[:5], *grid.shape, tolerance, allowed, crowd, idx)
-    kernels.launch("nearest", math.ceil(len(queries) / RUN), points, *inputs)
-    return None if (idx < 0).any() else idx
+    run, allowed = (1, 2**62) if _on_gpu(points) else (RUN, SPARE * len(queries))
+    inputs = (run, sorted_queries.points, sorted_queries.order, *grid, tolerance, allowed, crowd, idx)
+    kernels.launch("nearest", math.ceil(len(queries) / run), points, *inputs)
+    return None if not _on_gpu(points) and (idx < 0).any() else idx
+
+
+def nearest_of_all(
+    queries: Float[Tensor, "B N D"], points: Float[Tensor, "B M D"], lengths: Int[Tensor, "B"]
+) -> Int[Tensor, "B N"]:
+    """The nearest of the first `lengths` points for each of `queries`: indices (B, N) int64, of equals the first.
+
+    D is up to 3, the type float32 or float64. Each thread looks at every point: for CUDA, where that is faster than a
+    grid up to some ten thousand points.
+    """
+    queries, points = (_in_space(cloud) for cloud in (queries, points))
+    idx = torch.empty(queries.shape[:2], dtype=torch.int64, device=points.device)
+    kernels.launch("nearest_of_all", idx.numel(), points, queries, points, lengths, idx)
+    return idx
+
+
+def _on_gpu(points: Tensor) -> bool:
+    return points.is_cuda
+
+
+def _in_space(cloud: Float[Tensor, "... D"]) -> Float[Tensor, "... 3"]:
+    return torch.nn.functional.pad(cloud, (0, 3 - cloud.shape[-1])).contiguous()
 
 
 def _sort(cloud: Float[Tensor, "N D"]) -> Grid:
-    points = torch.nn.functional.pad(cloud, (0, 3 - cloud.shape[1])).contiguous()
+    points = _in_space(cloud)
     low, high = points.aminmax(dim=0)
     extent = (high.double() - low.double()).tolist()
     longest = max(extent) or 1.0
@@ -69,12 +93,28 @@ def _sort(cloud: Float[Tensor, "N D"]) -> Grid:
         if share < shares[axes - 1]:
             break
     side = max(share * longest, torch.finfo(points.dtype).tiny ** 0.5)
-    shape = tuple(int(length / side) + 1 for length in extent)
+    shape = [int(length / side) + 1 for length in extent]
     order, cells = torch.empty(2, len(points), dtype=torch.int32)
     starts = torch.zeros(math.prod(shape) + 1, dtype=torch.int32)
-    grid = Grid(torch.empty_like(points), order, starts, torch.stack([low, high]), side, shape)
-    kernels.launch("sort", 1, points, points, cells, *grid[:5], *shape)
+    measures = torch.tensor([side], dtype=points.dtype), torch.tensor(shape, dtype=torch.int32)
+    grid = Grid(torch.empty_like(points), order, starts, torch.stack([low, high]), *measures)
+    kernels.launch("sort", 1, points, points, cells, *grid)
     return grid
+
+
+def _sort_on_cuda(cloud: Float[Tensor, "N D"]) -> Grid:
+    """The same with the cells' size and number left on the device; there are at most eight cells a point."""
+    points = _in_space(cloud)
+    box = torch.stack(points.aminmax(dim=0))
+    side, shape = points.new_empty(1), torch.empty(3, dtype=torch.int32, device=points.device)
+    smallest = torch.finfo(points.dtype).tiny ** 0.5
+    kernels.launch("measure", 1, points, box, len(points), smallest, side, shape)
+    cells = torch.empty(len(points), dtype=torch.int32, device=points.device)
+    kernels.launch("place", len(points), points, points, box, side, shape, cells)
+    cells, order = cells.sort(stable=True)
+    every = torch.arange(8 * len(points) + 9, dtype=torch.int32, device=points.device)
+    starts = torch.searchsorted(cells, every, out_int32=True)
+    return Grid(points[order], order.int(), starts, box, side, shape)
 
 
 @Kernels
@@ -93,6 +133,77 @@ def kernels(kernel, real, vec2, vec3):
     def above(u: real, row: int, length: int, slack: real):
         return wp.where(row >= length, real(wp.inf), wp.max(real(row) - u - slack, real(0.0)))
 
+    @wp.func
+    def cell_of(p: vec3, low: vec3, inverse: real, nx: int, ny: int, nz: int):
+        u = (p - low) * inverse
+        return (cell(u[2], nz) * ny + cell(u[1], ny)) * nx + cell(u[0], nx)
+
+    @kernel
+    def measure(
+        first: int,
+        step: int,
+        box: wp.array(dtype=vec3),
+        count: int,
+        smallest: wp.float64,
+        side: wp.array(dtype=real),
+        shape: wp.array(dtype=int),
+    ):
+        """What `_sort` computes on the host: the cells' side, and their number along each axis."""
+        x = wp.float64(box[1][0]) - wp.float64(box[0][0])
+        y = wp.float64(box[1][1]) - wp.float64(box[0][1])
+        z = wp.float64(box[1][2]) - wp.float64(box[0][2])
+        longest = wp.max(wp.max(x, y), z)
+        if longest == wp.float64(0.0):
+            longest = wp.float64(1.0)
+        least = wp.min(wp.min(x, y), z) / longest
+        most = wp.max(wp.max(x, y), z) / longest
+        middle = wp.max(wp.min(x, y), wp.min(wp.max(x, y), z)) / longest
+        number = wp.float64(count)
+        share = wp.pow(most * middle * least / number, wp.float64(1.0) / wp.float64(3.0))
+        if not share < least:
+            share = wp.sqrt(most * middle / number)
+            if not share < middle:
+                share = most / number
+        length = wp.max(share * longest, smallest)
+        side[0] = real(length)
+        shape[0] = int(x / length) + 1
+        shape[1] = int(y / length) + 1
+        shape[2] = int(z / length) + 1
+
+    @kernel
+    def place(
+        first: int,
+        step: int,
+        cloud: wp.array(dtype=vec3),
+        box: wp.array(dtype=vec3),
+        side: wp.array(dtype=real),
+        shape: wp.array(dtype=int),
+        cells: wp.array(dtype=int),
+    ):
+        item = first + step * wp.tid()
+        cells[item] = cell_of(cloud[item], box[0], real(1.0) / side[0], shape[0], shape[1], shape[2])
+
+    @kernel
+    def nearest_of_all(
+        first: int,
+        step: int,
+        queries: wp.array2d(dtype=vec3),
+        points: wp.array2d(dtype=vec3),
+        lengths: wp.array(dtype=wp.int64),
+        idx: wp.array2d(dtype=wp.int64),
+    ):
+        item = first + step * wp.tid()
+        b = item // queries.shape[1]
+        p = queries[b, item % queries.shape[1]]
+        best = real(wp.inf)
+        found = wp.int32(0)
+        for j in range(int(lengths[b])):
+            squared = wp.length_sq(points[b, j] - p)
+            if squared < best:
+                best = squared
+                found = j
+        idx[b, item % queries.shape[1]] = wp.int64(found)
+
     @kernel
     def sort(
         first: int,
@@ -103,17 +214,13 @@ def kernels(kernel, real, vec2, vec3):
         order: wp.array(dtype=int),
         starts: wp.array(dtype=int),
         box: wp.array(dtype=vec3),
-        side: real,
-        nx: int,
-        ny: int,
-        nz: int,
+        side: wp.array(dtype=real),
+        shape: wp.array(dtype=int),
     ):
         """Counting sort; `starts` comes as zeros."""
-        inverse = real(1.0) / side
         count = cloud.shape[0]
         for i in range(count):
-            u = (cloud[i] - box[0]) * inverse
-            c = (cell(u[2], nz) * ny + cell(u[1], ny)) * nx + cell(u[0], nx)
+            c = cell_of(cloud[i], box[0], real(1.0) / side[0], shape[0], shape[1], shape[2])
             cells[i] = c
             starts[c] = starts[c] + 1
         total = wp.int32(0)
@@ -132,25 +239,27 @@ def kernels(kernel, real, vec2, vec3):
     def nearest(
         first: int,
         step: int,
+        run: int,
         queries: wp.array(dtype=vec3),
         query_order: wp.array(dtype=int),
         points: wp.array(dtype=vec3),
         order: wp.array(dtype=int),
         starts: wp.array(dtype=int),
         box: wp.array(dtype=vec3),
-        side: real,
-        nx: int,
-        ny: int,
-        nz: int,
+        sides: wp.array(dtype=real),
+        shape: wp.array(dtype=int),
         tolerance: real,
         allowed: wp.int64,
         crowd: wp.array(dtype=wp.int64),
         idx: wp.array(dtype=wp.int64),
     ):
-        inverse = real(1.0) / side
-        begin = (first + step * wp.tid()) * wp.static(RUN)
+        nx = shape[0]
+        ny = shape[1]
+        nz = shape[2]
+        inverse = real(1.0) / sides[0]
+        begin = (first + step * wp.tid()) * run
         found = wp.int32(0)
-        for i in range(begin, wp.min(begin + wp.static(RUN), queries.shape[0])):
+        for i in range(begin, wp.min(begin + run, queries.shape[0])):
             if crowd[0] > allowed:
                 return
             excess = wp.int32(0)
@@ -211,6 +320,7 @@ def kernels(kernel, real, vec2, vec3):
                                 found = j
                         bound = best * inverse * inverse
             idx[query_order[i]] = wp.int64(order[found])
-            crowd[0] = crowd[0] + wp.int64(excess)
+            if excess > 0:
+                crowd[0] = crowd[0] + wp.int64(excess)
 
     return locals()

@@ -7,6 +7,7 @@ finite. `knn_points` and `chamfer_distance` keep the names and the argument orde
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import NamedTuple
 
@@ -27,6 +28,11 @@ GRID_PAIRS = 2000 * 2000
 TREE_DIMENSIONS = 8
 # Sinkhorn's iterations at each temperature on the way down. Without them the last temperature needs far more.
 SCALING_ITERATIONS = 20
+# On CUDA, where a thread looks at thousands of points in a tenth of a millisecond, the grid's many launches pay later:
+# an estimate from instruction counts (benchmarks/first_gpu.py measures it).
+GRID_PAIRS_ON_CUDA = 1 << 28
+# Sinkhorn's iterations between two looks at the marginal on CUDA, for which the host waits.
+ITERATIONS_A_LOOK = 10
 # Pairs held in memory at once by the brute force.
 CHUNK_PAIRS = 1 << 24
 
@@ -101,9 +107,10 @@ def knn_points(
     """Find the k nearest points of p2 for every point of p1, nearest first.
 
     For small clouds all pairs are compared. On the CPU a k-d tree serves larger clouds, and a grid finds the one
-    nearest point in very large clouds, unless the points crowd in few of its cells. On other devices all pairs are
-    compared piece by piece. The result is the same, except for the order of neighbours at equal distance. Distances
-    are recomputed from the differences, never as ‖x‖² − 2xy + ‖y‖², which loses all digits far from the origin.
+    nearest point in very large clouds, unless the points crowd in few of its cells. On CUDA all pairs are compared,
+    but a grid serves very large clouds there as well. The result is the same, except for the order of neighbours at
+    equal distance. Distances are recomputed from the differences, never as ‖x‖² − 2xy + ‖y‖², which loses all digits
+    far from the origin.
 
     Returns `dists`, the *squared* distances (B, N, K), differentiable in both clouds, and `idx` (B, N, K)
     int64 into p2. As in PyTorch3D, both are zero for the padding of p1 and where p2 has fewer than k points.
@@ -148,6 +155,13 @@ def chamfer_distance(
         total = squared.sum(-1)
         distance = distance + (total / lengths if point_reduction == "mean" else total)
     return distance if batch_reduction is None else getattr(distance, batch_reduction)()
+
+
+def diameter(points: Float[Tensor, "B N D"]) -> Float[Tensor, "B"]:
+    """The largest distance between two points of each cloud; all pairs, in pieces."""
+    pieces = points.split(max(CHUNK_PAIRS // (len(points) * points.shape[1]), 1), dim=1)
+    largest = torch.stack([_distances(piece, points).flatten(1).amax(1) for piece in pieces]).amax(0)
+    return largest.sqrt() if points.is_cuda else largest
 
 
 def hausdorff_distance(
@@ -277,20 +291,26 @@ def _entropic_cost(x, y, log_x, log_y, epsilon, p, tolerance, max_iterations) ->
             for step in range(max_iterations if final else min(SCALING_ITERATIONS, max_iterations)):
                 f_new = _soft_minimum(cost, g, log_y, temperature)
                 # Under f_new the plan's rows are exact, so the step from f to f_new tells their error under f.
-                off = ((log_x + (f - f_new) / temperature).exp() - log_x.exp()).abs().sum(-1).max()
+                look = step > 0 and (not cost.is_cuda or step % ITERATIONS_A_LOOK == ITERATIONS_A_LOOK - 1)
+                done = look and _off(log_x, f, f_new, temperature) < tolerance
                 if x is y:
                     # The symmetric problem has one potential; averaging finds it in a few steps.
                     f = g = (f + f_new) / 2
                 else:
                     f = f_new
                     g = _soft_minimum(cost.mT, f, log_x, temperature)
-                if step > 0 and off < tolerance:
+                if done:
                     break
             if final:
                 break
             temperature = max(temperature / 2, epsilon)
     f = _soft_minimum(cost, g, log_y, epsilon)
     return (log_x.exp() * f).sum(-1) + (log_y.exp() * g).sum(-1)
+
+
+def _off(log_weights, potential, new, temperature) -> Tensor:
+    """How far the plan's marginal is from the weights, in L1: the largest of the batch."""
+    return ((log_weights + (potential - new) / temperature).exp() - log_weights.exp()).abs().sum(-1).max()
 
 
 def _soft_minimum(
@@ -325,7 +345,7 @@ def _neighbors(p1, p2, lengths1, lengths2, k) -> Neighbors:
     size1, size2, dimension = p1.shape[1], p2.shape[1], p1.shape[2]
     pruned = p1.device.type == "cpu" and size1 * size2 > TREE_PAIRS and dimension <= TREE_DIMENSIONS
     with torch.no_grad():
-        find = _pruned_indices if pruned else _brute_force_indices
+        find = _cuda_indices if p1.is_cuda else _pruned_indices if pruned else _brute_force_indices
         idx = find(p1.detach(), p2.detach(), lengths1, lengths2, min(k, size2))
     if k > size2:
         idx = torch.nn.functional.pad(idx, (0, k - size2))
@@ -341,9 +361,25 @@ def _brute_force_indices(p1, p2, lengths1, lengths2, k) -> Int[Tensor, "B N K"]:
     padding = ~_valid(p2.shape[1], lengths2)[:, None]
     pieces = []
     for piece in p1.split(max(CHUNK_PAIRS // (len(p1) * p2.shape[1]), 1), dim=1):
-        distances = torch.cdist(piece, p2, compute_mode="donot_use_mm_for_euclid_dist").masked_fill(padding, math.inf)
+        distances = _distances(piece, p2).masked_fill(padding, math.inf)
         pieces.append(distances.argmin(-1, keepdim=True) if k == 1 else distances.topk(k, largest=False).indices)
     return torch.cat(pieces, 1)
+
+
+def _distances(x: Float[Tensor, "B N D"], y: Float[Tensor, "B M D"]) -> Float[Tensor, "B N M"]:
+    """All distances, from the differences; on CUDA their squares: `cdist` would start a block of threads a pair."""
+    return _cost(x, y, 2) if x.is_cuda else torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist")
+
+
+def _cuda_indices(p1, p2, lengths1, lengths2, k) -> Int[Tensor, "B N K"]:
+    if k > 1 or p1.shape[2] > 3 or p1.dtype not in (torch.float32, torch.float64):
+        return _brute_force_indices(p1, p2, lengths1, lengths2, k)
+    from lib.geometry.grid import nearest_of_all, nearest_on_grid
+
+    full = lengths2 is _full_lengths(len(p2), p2.shape[1], p2.device)
+    if full and p1.shape[1] * p2.shape[1] > GRID_PAIRS_ON_CUDA:
+        return torch.stack([nearest_on_grid(x, y) for x, y in zip(p1, p2, strict=True)])[..., None]
+    return nearest_of_all(p1, p2, lengths2.long())[..., None]
 
 
 def _pruned_indices(p1, p2, lengths1, lengths2, k) -> Int[Tensor, "B N K"]:
@@ -402,10 +438,16 @@ def _check_clouds(name1, p1, lengths1, name2, p2, lengths2) -> tuple[Tensor, Ten
     return _check_lengths(name1, p1, lengths1), _check_lengths(name2, p2, lengths2)
 
 
+@functools.lru_cache(maxsize=64)
+def _full_lengths(batch: int, size: int, device: torch.device) -> Int[Tensor, "B"]:
+    with torch.inference_mode(False):
+        return torch.full((batch,), size, device=device)
+
+
 def _check_lengths(name: str, points: Tensor, lengths: Tensor | None) -> Int[Tensor, "B"]:
     batch, size = points.shape[:2]
     if lengths is None:
-        return torch.full((batch,), size, device=points.device)
+        return _full_lengths(batch, size, points.device)
     check_tensor(f"lengths of {name}", lengths, str(batch), kind="integer")
     check_same_device(**{name: points, "lengths": lengths})
     if lengths.min() < 1 or lengths.max() > size:
