@@ -374,7 +374,7 @@ def _distances(x: Float[Tensor, "B N D"], y: Float[Tensor, "B M D"]) -> Float[Te
 def _cuda_indices(p1, p2, lengths1, lengths2, k) -> Int[Tensor, "B N K"]:
     if k > 1 or p1.shape[2] > 3 or p1.dtype not in (torch.float32, torch.float64):
         return _brute_force_indices(p1, p2, lengths1, lengths2, k)
-    from lib.geometry.grid import nearest_of_all, nearest_on_grid
+    from lib.geometry.nearest import nearest_of_all, nearest_on_grid
 
     full = lengths2 is _full_lengths(len(p2), p2.shape[1], p2.device)
     if full and p1.shape[1] * p2.shape[1] > GRID_PAIRS_ON_CUDA:

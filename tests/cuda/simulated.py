@@ -401,7 +401,7 @@ def simulated():
     import accelerate
 
     from lib import chapter
-    from lib.launch import Kernels
+    from lib.warp_kernels import Kernels
 
     plain_autocast, plain_save, plain_load = torch.autocast, torch.save, torch.load
     plain_launch, plain_apply = Kernels.launch, torch.nn.Module._apply

@@ -6,7 +6,7 @@ import pytest
 import torch
 from simulated import simulated
 
-from lib.geometry import grid, pointsets
+from lib.geometry import nearest, pointsets
 from lib.metrics import surface_error
 
 
@@ -40,19 +40,19 @@ def test_a_grid_and_all_pairs_find_the_nearest(monkeypatch, name, dtype, dimensi
     queries = torch.cat(
         [points[:150] + 1e-3 * torch.randn_like(points[:150]), 3 * torch.randn(50, dimension).to(dtype)]
     )
-    nearest = squared(queries, points).amin(1)
-    monkeypatch.setattr(grid, "_on_gpu", lambda points: True)
+    least = squared(queries, points).amin(1)
+    monkeypatch.setattr(nearest, "_on_gpu", lambda points: True)
     for found in (
-        grid.nearest_on_grid(queries, points),
-        grid.nearest_of_all(queries[None], points[None], torch.tensor([len(points)]))[0],
+        nearest.nearest_on_grid(queries, points),
+        nearest.nearest_of_all(queries[None], points[None], torch.tensor([len(points)]))[0],
     ):
-        assert torch.allclose((queries - points[found]).square().sum(1), nearest, rtol=1e-5, atol=1e-12)
+        assert torch.allclose((queries - points[found]).square().sum(1), least, rtol=1e-5, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", clouds())
 def test_the_device_cuts_a_cloud_into_the_cells_of_the_host(name) -> None:
     points = clouds(torch.float64)[name]
-    host, device = grid._sort(points), grid._sort_on_cuda(points)
+    host, device = nearest._sort(points), nearest._sort_on_cuda(points)
     assert torch.allclose(host.side, device.side, rtol=1e-12, atol=0) and torch.equal(host.shape, device.shape)
     cells = int(host.shape.prod())
     assert cells <= 8 * len(points) + 8

@@ -16,19 +16,18 @@ from simulated import CUDA, Mismatch, Record, Sim, simulated
 
 from lib import rendering, training
 from lib.datasets import augmentation
-from lib.deformation import rigidity
 from lib.geometry import pointsets
 from lib.geometry.cameras import WeakPerspective
+from lib.geometry.image_plane import foreground_distance, sample_image
 from lib.geometry.mesh import icosphere, mirror_permutation
 from lib.geometry.rotations import random_quaternions
-from lib.losses import regularity
-from lib.losses.camera import camera_loss
-from lib.losses.keypoints import assignment_entropy, keypoint_loss
+from lib.layers.convolutional import ResNet18
+from lib.layers.perceptual import RotationFeatures
+from lib.losses import mesh
+from lib.losses.keypoints import assignment_entropy, camera_loss, keypoint_loss
+from lib.losses.photometric import outside_loss, perceptual_distance
 from lib.losses.silhouette import mask_loss
-from lib.losses.texture import distance_transform, outside_loss, perceptual_distance
 from lib.models import articulated, cmr, unsup3d
-from lib.models.encoders import ResNet18
-from lib.models.perceptual import RotationFeatures
 
 COUNTS = Path(__file__).with_name("steps.json")
 MOST_WAITS = 3
@@ -53,7 +52,7 @@ def pictures(count: int = 8) -> dict[str, torch.Tensor]:
     return {
         "image": torch.rand(count, 3, SIZE, SIZE),
         "mask": mask,
-        "distances": distance_transform(mask),
+        "distances": foreground_distance(mask),
         "keypoints": torch.rand(count, 4, 2) - 0.5,
         "keypoint_visible": torch.ones(count, 4, dtype=torch.bool),
         "camera": camera.to_vector(),
@@ -88,7 +87,7 @@ def chapter_2(record: Record) -> None:
     def step():
         sample = pointsets.sample_surface(verts, ball.faces, 300)
         data = pointsets.chamfer_distance(sample[None], target[torch.randint(300, (300,), device=CUDA)][None])
-        tidy = (regularity.edge_loss, regularity.normal_consistency_loss, regularity.laplacian_loss)
+        tidy = (mesh.edge_loss, mesh.normal_consistency_loss, mesh.laplacian_loss)
         return data + sum(loss(verts[None], ball.faces) for loss in tidy)
 
     by_hand(step, [verts], record)
@@ -122,11 +121,11 @@ def chapter_5(record: Record) -> None:
         projected = camera.project(verts)
         seen = model.assignment @ projected[..., :2]
         drawn = rendering.silhouette(projected, model.faces, SIZE)
-        picture = model.paint(verts, camera, cmr.sample_image(batch["image"], prediction.flow), SIZE)
+        picture = model.paint(verts, camera, sample_image(batch["image"], prediction.flow), SIZE)
         terms = {
             "camera": camera_loss(prediction.camera, batch["camera"]),
             "keypoint": keypoint_loss(seen, batch["keypoints"], batch["keypoint_visible"]),
-            "laplacian": regularity.laplacian_loss(verts, model.faces),
+            "laplacian": mesh.laplacian_loss(verts, model.faces),
             "entropy": assignment_entropy(model.assignment),
             "mask": mask_loss(drawn, batch["mask"]),
             "look": perceptual_distance(lambda images: seer.stages(images, 2), picture, batch["image"]).mean(),
@@ -140,7 +139,7 @@ def chapter_5(record: Record) -> None:
 def chapter_6(record: Record) -> None:
     model = articulated.Articulated(BALL, BALL.verts, num_handles=5, deformation="handles", **SIZES)
     at_rest, faces = BALL.verts.to("cuda"), BALL.faces.to("cuda")
-    pairs, landmarks = rigidity.ring_pairs(BALL.faces, 2).to("cuda"), torch.arange(4, device="cuda")
+    pairs, landmarks = mesh.ring_pairs(BALL.faces, 2).to("cuda"), torch.arange(4, device="cuda")
     permutation = PERMUTATION.to("cuda")
 
     def loss_fn(model, batch, step):
@@ -149,14 +148,14 @@ def chapter_6(record: Record) -> None:
         prediction = model(batch["image"])
         projected = camera.project(prediction.verts)
         drawn = rendering.silhouette(projected, faces, SIZE)
-        texture = cmr.sample_image(batch["image"], prediction.flow)
+        texture = sample_image(batch["image"], prediction.flow)
         picture = model.paint(prediction.verts, camera, texture, SIZE)
         terms = {
             "camera": camera_loss(prediction.camera, batch["camera"]),
             "keypoint": keypoint_loss(projected[:, landmarks, :2], batch["keypoints"], batch["keypoint_visible"]),
             "mask": mask_loss(drawn, batch["mask"]),
-            "rigidity": rigidity.edge_rigidity(prediction.verts, at_rest, pairs).mean(),
-            "laplacian": regularity.laplacian_loss(prediction.verts, faces),
+            "rigidity": mesh.edge_rigidity(prediction.verts, at_rest, pairs).mean(),
+            "laplacian": mesh.laplacian_loss(prediction.verts, faces),
             "texture": ((picture - batch["image"]).abs() * batch["mask"][:, None]).mean(),
         }
         return {"loss": sum(terms.values()), **terms}
