@@ -263,3 +263,18 @@ def view_rotation(azimuth: Float[Tensor, "..."], elevation: Float[Tensor, "..."]
     down = torch.stack([se * sa, -ce, se * ca], -1)
     forward = torch.stack([-ce * sa, -se, -ce * ca], -1)
     return torch.stack([right, down, forward], -2)
+
+
+def turns_to_matrix(turns: Float[Tensor, "... 3"]) -> Float[Tensor, "... 3 3"]:
+    """The rotation R = Rz Ry Rx of the turns (about x, y, z) in radians: first about x, last about z.
+
+    PyTorch3D's `euler_angles_to_matrix` gives the same for (z, y, x) and "ZYX".
+    """
+    check_tensor("turns", turns, "... 3")
+    (cx, cy, cz), (sx, sy, sz) = turns.cos().unbind(-1), turns.sin().unbind(-1)
+    rows = [
+        [cz * cy, cz * sy * sx - sz * cx, cz * sy * cx + sz * sx],
+        [sz * cy, sz * sy * sx + cz * cx, sz * sy * cx - cz * sx],
+        [-sy, cy * sx, cy * cx],
+    ]
+    return torch.stack([torch.stack(row, -1) for row in rows], -2)

@@ -1,12 +1,15 @@
-"""From an image to numbers: a ResNet-18 written out, and the encoder of the category models.
+"""From an image to numbers and back: a ResNet-18 written out, the encoder of the category models, and the plain
+encoder and decoder of the models that predict maps.
 
 Sources: He, Zhang, Ren, Sun, "Deep residual learning for image recognition", CVPR 2016 (table 1, figure 5);
-Kanazawa, Tulsiani, Efros, Malik, "Learning category-specific mesh reconstruction", ECCV 2018 (heads).
+Kanazawa, Tulsiani, Efros, Malik, "Learning category-specific mesh reconstruction", ECCV 2018 (heads);
+Wu, Rupprecht and Vedaldi, CVPR 2020, supplement (encoder and decoder of maps).
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -134,3 +137,38 @@ class Encoder(nn.Module):
         """Return the 4×4 map before the linear layers, for a head that needs to know places in the image."""
         check_tensor("images", images, f"B 3 {self.image_size} {self.image_size}")
         return self.head(self.trunk(images))
+
+
+def halving_encoder(size: int, channels: int, out: int, norm: bool) -> nn.Sequential:
+    """Make an encoder (B, 3, size, size) → (B, out, 1, 1): halve the picture, double the channels, down to 4 × 4.
+
+    size: a power of two, 8 or more. norm: whether the larger maps are normalised over groups of channels.
+    """
+    if size < 8 or size & (size - 1):
+        raise ValueError(f"size must be a power of two, 8 or more, got {size}; resize the pictures")
+    layers: list[nn.Module] = []
+    before, width = 3, channels
+    while size > 4:
+        layers.append(nn.Conv2d(before, width, 4, stride=2, padding=1, bias=False))
+        if norm and size > 8:
+            layers.append(nn.GroupNorm(max(width // 4, 1), width))
+        layers.append(nn.LeakyReLU(0.2))
+        before, width, size = width, min(2 * width, 8 * channels), size // 2
+    return nn.Sequential(*layers, nn.Conv2d(before, out, 4, bias=False), nn.ReLU())
+
+
+def doubling_decoder(code: int, channels: int, size: int, out: int, coarse: int = 1) -> nn.Sequential:
+    """Make a decoder (B, code, 1, 1) → (B, out, size, size): 4 × 4 first, then double the map, halve the channels.
+
+    coarse: stop at a map so many times smaller and enlarge it bilinearly.
+    """
+    sides = [4 * 2**k for k in range((size // coarse // 4).bit_length())]
+    widths = [channels * min(max(size // (2 * side), 1), 8) for side in sides]
+    layers = [nn.ConvTranspose2d(code, widths[0], 4, bias=False), nn.ReLU()]
+    for before, width in pairwise(widths):
+        layers += [nn.Upsample(scale_factor=2), nn.Conv2d(before, width, 3, padding=1, bias=False)]
+        layers += [nn.GroupNorm(max(width // 4, 1), width), nn.ReLU()]
+    layers.append(nn.Conv2d(widths[-1], out, 5, padding=2))
+    if coarse > 1:
+        layers.append(nn.Upsample(scale_factor=coarse, mode="bilinear", align_corners=False))
+    return nn.Sequential(*layers)

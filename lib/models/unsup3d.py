@@ -5,60 +5,35 @@ the Wild", CVPR 2020. The model explains a picture by a canonical object, seen f
 albedo ρ, lit by a light l and turned to a view ω. Both maps should be mirror-symmetric, so their mirror images must
 explain the picture, too. This second explanation turns one picture into a stereo pair.
 
-Frames and units. Camera: x right, y down, z forward. The canonical depth map belongs to a camera with a field of
-view of 10 degrees, so pixel (u_x, u_y) of the image plane [−1, 1]², at depth z, is the point (u_x/f, u_y/f, 1)·z with
-f = 1/tan 5°. Depths lie in [0.9, 1.1]; one unit is the distance to the point (0, 0, 1) about which the object turns.
+Frames and units are those of `lib.geometry.turntable`: a field of view of 10 degrees, so pixel (u_x, u_y) of the image
+plane [−1, 1]², at depth z, is the point (u_x/f, u_y/f, 1)·z with f = 1/tan 5°. Depths lie in [0.9, 1.1]; one unit is
+the distance to the point (0, 0, 1) about which the object turns.
 Normals point out of the object, towards the camera (z < 0); the light's direction points towards the light.
 """
 
 from __future__ import annotations
 
 import math
-from functools import lru_cache
-from itertools import pairwise
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lib import rendering
 from lib.checks import check_same_device, check_tensor
-from lib.geometry.mesh import Mesh
+from lib.geometry.depth_maps import depth_to_normals, depth_to_points, grid_faces, project, steep_pixels
+from lib.geometry.image_plane import pixel_centers
+from lib.geometry.turntable import FOCAL, turn, turn_back
+from lib.layers.convolutional import doubling_decoder, halving_encoder
 from lib.losses.depth import curvature_loss, smoothness_loss
 from lib.losses.photometric import SMALLEST_SIGMA, gaussian_nll, laplacian_nll
 from lib.remembered import constant
 
-FIELD_OF_VIEW = 10.0  # degrees
-FOCAL = 1 / math.tan(math.radians(FIELD_OF_VIEW / 2))
-PIVOT = 1.0
 MIDDLE, RANGE = 1.0, 0.1  # depths are MIDDLE ± RANGE
 BORDER, BORDER_DEPTH = 2 / 64, 1.04  # this share of the columns, on each side, is held at this depth
 MAX_TURN = math.radians(60)
-
-
-def pixel_rays(height: int, width: int, device: torch.device | str = "cpu") -> Float[Tensor, "3 H W"]:
-    """Rays (u_x/f, u_y/f, 1) through the centres of all pixels: a ray times a depth is a point."""
-    y = (2 * torch.arange(height, device=device) + 1) / height - 1
-    x = (2 * torch.arange(width, device=device) + 1) / width - 1
-    rows, columns = torch.meshgrid(y, x, indexing="ij")
-    return torch.stack([columns / FOCAL, rows / FOCAL, torch.ones_like(rows)])
-
-
-def depth_to_points(depth: Float[Tensor, "B H W"]) -> Float[Tensor, "B 3 H W"]:
-    """Convert each pixel of a depth map to the point that it sees, in the camera's frame."""
-    check_tensor("depth", depth, "B H W")
-    return depth[:, None] * pixel_rays(*depth.shape[1:], device=depth.device).to(depth.dtype)
-
-
-def depth_to_normals(depth: Float[Tensor, "B H W"]) -> Float[Tensor, "B 3 H W"]:
-    """Compute unit normals towards the camera, by central differences of the points (one-sided at the border)."""
-    points = F.pad(depth_to_points(depth), (1, 1, 1, 1), mode="replicate")
-    right = points[:, :, 1:-1, 2:] - points[:, :, 1:-1, :-2]
-    down = points[:, :, 2:, 1:-1] - points[:, :, :-2, 1:-1]
-    normals = torch.linalg.cross(down, right, dim=1)
-    return normals / normals.square().sum(1, keepdim=True).sqrt().clamp(min=1e-12)
 
 
 def light_direction(light: Float[Tensor, "B 4"]) -> Float[Tensor, "B 3"]:
@@ -72,43 +47,6 @@ def shading(normals: Float[Tensor, "B 3 H W"], light: Float[Tensor, "B 4"]) -> F
     return light[:, 0, None, None] + light[:, 1, None, None] * cosine
 
 
-def view_rotation(view: Float[Tensor, "B 6"]) -> Float[Tensor, "B 3 3"]:
-    """The rotation R = Rz Ry Rx; the turns about x, y and z stand in view[:, :3], in radians."""
-    (cx, cy, cz), (sx, sy, sz) = view[:, :3].cos().unbind(-1), view[:, :3].sin().unbind(-1)
-    rows = [
-        [cz * cy, cz * sy * sx - sz * cx, cz * sy * cx + sz * sx],
-        [sz * cy, sz * sy * sx + cz * cx, sz * sy * cx - cz * sx],
-        [-sy, cy * sx, cy * cx],
-    ]
-    return torch.stack([torch.stack(row, -1) for row in rows], -2)
-
-
-def turn(points: Float[Tensor, "B N 3"], view: Float[Tensor, "B 6"]) -> Float[Tensor, "B N 3"]:
-    """Turn canonical points X to the view: R (X − c) + c + t with c = (0, 0, 1)."""
-    pivot = constant(points, 0, 0, PIVOT)
-    return (points - pivot) @ view_rotation(view).mT + pivot + view[:, None, 3:]
-
-
-def turn_back(points: Float[Tensor, "B N 3"], view: Float[Tensor, "B 6"]) -> Float[Tensor, "B N 3"]:
-    """Turn points back from the view: the inverse of `turn`."""
-    pivot = constant(points, 0, 0, PIVOT)
-    return (points - pivot - view[:, None, 3:]) @ view_rotation(view) + pivot
-
-
-def project(points: Float[Tensor, "B N 3"]) -> Float[Tensor, "B N 3"]:
-    """Project points onto the image plane and keep the depth: (f x / z, f y / z, z)."""
-    return torch.cat([FOCAL * points[..., :2] / points[..., 2:], points[..., 2:]], -1)
-
-
-@lru_cache
-def grid_faces(height: int, width: int, device: torch.device | str = "cpu") -> Int[Tensor, "F 3"]:
-    """Faces of the mesh whose vertices are the pixels: two for every square of four neighbours, counter-clockwise
-    seen from the camera."""
-    index = torch.arange(height * width, device=device).view(height, width)
-    a, b, c, d = index[:-1, :-1], index[:-1, 1:], index[1:, :-1], index[1:, 1:]
-    return torch.stack([torch.stack([a, c, b], -1), torch.stack([c, d, b], -1)], 2).view(-1, 3)
-
-
 def warp_depth(
     depth: Float[Tensor, "B H W"], view: Float[Tensor, "B 6"]
 ) -> tuple[Float[Tensor, "B H W"], Float[Tensor, "B H W"]]:
@@ -117,7 +55,7 @@ def warp_depth(
     The pixels are the vertices of a mesh that `rendering` rasterises. Differentiable in both arguments.
     """
     height, width = depth.shape[1:]
-    corners = project(turn(depth_to_points(depth).flatten(2).mT, view))
+    corners = project(turn(depth_to_points(depth, FOCAL).flatten(2).mT, view), FOCAL)
     seen = rendering.depth(corners, grid_faces(height, width, depth.device), (height, width), perspective=True)
     mask = torch.isfinite(seen)
     return torch.where(mask, seen, MIDDLE + RANGE), mask.to(depth.dtype)
@@ -125,16 +63,8 @@ def warp_depth(
 
 def canonical_places(seen: Float[Tensor, "B H W"], view: Float[Tensor, "B 6"]) -> Float[Tensor, "B H W 2"]:
     """Find for each pixel of the view the place (x, y) on the canonical image plane that shows the same point."""
-    points = turn_back(depth_to_points(seen).flatten(2).mT, view)
-    return project(points)[..., :2].view(*seen.shape, 2)
-
-
-def steep_pixels(depth: Float[Tensor, "B H W"], steepest: float) -> Bool[Tensor, "B H W"]:
-    """True where a depth map rises from a pixel to the next by more than `steepest` pixels (1 is a slope of 45°)."""
-    limit = steepest * 2 / (FOCAL * depth.shape[-1])
-    across = (depth[:, :, 1:] - depth[:, :, :-1]).abs() > limit
-    along = (depth[:, 1:] - depth[:, :-1]).abs() > limit
-    return F.pad(across, (0, 1)) | F.pad(across, (1, 0)) | F.pad(along, (0, 0, 0, 1)) | F.pad(along, (0, 0, 1, 0))
+    points = turn_back(depth_to_points(seen, FOCAL).flatten(2).mT, view)
+    return project(points, FOCAL)[..., :2].view(*seen.shape, 2)
 
 
 def reproject(
@@ -149,10 +79,10 @@ def reproject(
     reach depth and view through the place where the colour is looked up. Returns the picture, the depth in the view,
     and the mask.
 
-    steepest: at pixels where the depth in the view is steeper than this (see `steep_pixels`), no gradient goes through
-        the place. There one part of the surface ends in front of another. A turn changes above all which of the two a
-        pixel sees, and the gradient does not know this change; it says "turn less", which is wrong. None: gradients go
-        through everywhere.
+    steepest: at pixels where the depth in the view is steeper than this (see `depth_maps.steep_pixels`), no gradient
+        goes through the place. There one part of the surface ends in front of another. A turn changes above all which
+        of the two a pixel sees, and the gradient does not know this change; it says "turn less", which is wrong. None:
+        gradients go through everywhere.
 
     Raises ValueError or TypeError for shapes and devices that do not fit.
     """
@@ -164,7 +94,7 @@ def reproject(
     seen, mask = warp_depth(depth, view)
     places = canonical_places(seen, view)
     if steepest is not None:
-        places = torch.where(steep_pixels(seen.detach(), steepest)[..., None], places.detach(), places)
+        places = torch.where(steep_pixels(seen.detach(), steepest, FOCAL)[..., None], places.detach(), places)
     image = F.grid_sample(canonical, places, padding_mode="border", align_corners=False)
     return image, seen, mask
 
@@ -178,7 +108,7 @@ def paint(
     """
     height, width = depth.shape[1:]
     faces = grid_faces(height, width, depth.device)
-    corners = project(turn(depth_to_points(depth).flatten(2).mT, view))
+    corners = project(turn(depth_to_points(depth, FOCAL).flatten(2).mT, view), FOCAL)
     fragments = rendering.rasterize(corners, faces, (height, width), perspective=True)
     image = rendering.interpolate(canonical.flatten(2).mT, faces, fragments)
     return image, torch.where(fragments.mask, fragments.depth, MIDDLE + RANGE), fragments.mask.to(depth.dtype)
@@ -221,43 +151,10 @@ def render(
     steepest: float | None = None,
 ) -> Rendering:
     """Light the canonical face, then turn it: Î = Π(Λ(ρ, z, l), z, ω). steepest: see `reproject`."""
-    normals = depth_to_normals(depth)
+    normals = depth_to_normals(depth, FOCAL)
     shade = shading(normals, light)
     image, seen, mask = reproject(albedo * shade[:, None], depth, view, steepest)
     return Rendering(image, seen, mask, normals, shade)
-
-
-def encoder(size: int, channels: int, out: int, norm: bool) -> nn.Sequential:
-    """Make an encoder (B, 3, size, size) → (B, out, 1, 1): halve the picture, double the channels, down to 4 × 4."""
-    layers: list[nn.Module] = []
-    before, width = 3, channels
-    while size > 4:
-        layers.append(nn.Conv2d(before, width, 4, stride=2, padding=1, bias=False))
-        if norm and size > 8:
-            layers.append(nn.GroupNorm(max(width // 4, 1), width))
-        layers.append(nn.LeakyReLU(0.2))
-        before, width, size = width, min(2 * width, 8 * channels), size // 2
-    return nn.Sequential(*layers, nn.Conv2d(before, out, 4, bias=False), nn.ReLU())
-
-
-def decoder(code: int, channels: int, size: int, out: int, coarse: int = 1) -> nn.Sequential:
-    """Make a decoder (B, code, 1, 1) → (B, out, size, size): 4 × 4 first, then double the map, halve the channels.
-
-    coarse: stop at a map so many times smaller and enlarge it bilinearly.
-    """
-    widths = [channels * min(max(size // (2 * side), 1), 8) for side in _doublings(4, size // coarse)]
-    layers = [nn.ConvTranspose2d(code, widths[0], 4, bias=False), nn.ReLU()]
-    for before, width in pairwise(widths):
-        layers += [nn.Upsample(scale_factor=2), nn.Conv2d(before, width, 3, padding=1, bias=False)]
-        layers += [nn.GroupNorm(max(width // 4, 1), width), nn.ReLU()]
-    layers.append(nn.Conv2d(widths[-1], out, 5, padding=2))
-    if coarse > 1:
-        layers.append(nn.Upsample(scale_factor=coarse, mode="bilinear", align_corners=False))
-    return nn.Sequential(*layers)
-
-
-def _doublings(first: int, last: int) -> list[int]:
-    return [first * 2**k for k in range((last // first).bit_length())]
 
 
 class PhotoGeometricAutoencoder(nn.Module):
@@ -308,14 +205,14 @@ class PhotoGeometricAutoencoder(nn.Module):
         self.level_albedo = level_albedo
 
         def maps(out: int) -> nn.Sequential:
-            below = encoder(image_size, channels, code, norm=True)
-            return nn.Sequential(below, decoder(code, channels, image_size, out, coarse))
+            below = halving_encoder(image_size, channels, code, norm=True)
+            return nn.Sequential(below, doubling_decoder(code, channels, image_size, out, coarse))
 
         def numbers(out: int) -> nn.Sequential:
             last = nn.Conv2d(code, out, 1)
             nn.init.normal_(last.weight, std=1e-3)  # otherwise faces start tilted, and the albedo learns tilted faces
             nn.init.zeros_(last.bias)
-            return nn.Sequential(encoder(image_size, channels, code, norm=False), last, nn.Flatten())
+            return nn.Sequential(halving_encoder(image_size, channels, code, norm=False), last, nn.Flatten())
 
         self.depth, self.albedo, self.confidence = maps(1), maps(3), maps(4)
         self.light, self.view = numbers(4), numbers(6)
@@ -355,8 +252,8 @@ def without_tilt(maps: Float[Tensor, "... H W"]) -> Float[Tensor, "... H W"]:
 
 def half_ellipsoid(size: int) -> Float[Tensor, "S S"]:
     """The relief of an ellipsoid as a depth, its mean removed: smallest, hence nearest, in the middle."""
-    ticks = (2 * torch.arange(size) + 1) / size - 1
-    height = (1 - (ticks[None] / 1.05) ** 2 - (ticks[:, None] / 1.4) ** 2).clamp(min=0.02).sqrt()
+    x, y = pixel_centers(size, size).unbind(-1)
+    height = (1 - (x / 1.05) ** 2 - (y / 1.4) ** 2).clamp(min=0.02).sqrt()
     return height.mean() - height
 
 
@@ -486,17 +383,3 @@ def centre(maps: Float[Tensor, "... H W"]) -> Float[Tensor, "... H/2 W/2"]:
     """Cut out the middle half of a map, rows and columns."""
     height, width = maps.shape[-2:]
     return maps[..., height // 4 : -(height // 4), width // 4 : -(width // 4)]
-
-
-def depth_mesh(depth: Float[Tensor, "H W"], texture: Float[Tensor, "3 H W"]) -> Mesh:
-    """Convert a canonical depth map to a textured mesh to export: y up, the face looking along +z.
-
-    A rotation by 180 degrees about x takes the camera's frame to this frame; the point (0, 0, 1), about which the
-    object turns, becomes the origin.
-    """
-    height, width = depth.shape
-    points = depth_to_points(depth[None])[0].flatten(1).T
-    points = (points - constant(points, 0, 0, PIVOT)) * constant(points, 1.0, -1.0, -1.0)
-    rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
-    uvs = torch.stack([(columns + 0.5) / width, 1 - (rows + 0.5) / height], -1).view(-1, 2)
-    return Mesh(points, grid_faces(height, width, depth.device).clone(), uvs=uvs.to(points), texture=texture)

@@ -8,7 +8,10 @@ from PIL import Image
 from lib.datasets import cache
 from lib.datasets import faces as loaders
 from lib.datasets.synthetic import faces
+from lib.geometry.depth_maps import depth_to_normals
 from lib.geometry.image_plane import erode
+from lib.geometry.rotations import turns_to_matrix
+from lib.geometry.turntable import FOCAL
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +34,7 @@ def test_shapes_and_ranges(made):
 
 def test_the_picture_is_albedo_times_lambert(made):
     """Image, albedo, normals, light and view are stored apart; together they must give the picture."""
-    rotation = faces._rotation(made.view[:, :3])
+    rotation = turns_to_matrix(made.view[:, :3])
     direction = torch.cat([made.light[:, 2:], -torch.ones(6, 1)], 1)
     direction = (rotation @ torch.nn.functional.normalize(direction, dim=1)[..., None])[..., 0]
     cosine = (made.normals * direction[:, :, None, None]).sum(1).clamp(min=0)
@@ -43,13 +46,7 @@ def test_the_picture_is_albedo_times_lambert(made):
 
 def test_normals_are_those_of_the_depth(made):
     """Depth from marching, normals from the surface's gradient: two computations, one surface."""
-    size = made.depth.shape[-1]
-    ticks = (2 * torch.arange(size) + 1) / size - 1
-    rays = torch.stack([*torch.meshgrid(ticks, ticks, indexing="xy"), torch.full((size, size), faces.FOCAL)])
-    points = made.depth[:, None] * rays / faces.FOCAL
-    right = points[:, :, 1:-1, 2:] - points[:, :, 1:-1, :-2]
-    down = points[:, :, 2:, 1:-1] - points[:, :, :-2, 1:-1]
-    normals = torch.nn.functional.normalize(torch.linalg.cross(down, right, dim=1), dim=1)
+    normals = depth_to_normals(made.depth, FOCAL)[:, :, 1:-1, 1:-1]
     inside = erode(erode(made.mask))[:, 1:-1, 1:-1] > 0
     cosine = (normals * made.normals[:, :, 1:-1, 1:-1]).sum(1)[inside]
     assert torch.rad2deg(cosine.clamp(-1, 1).acos()).median() < 1.5

@@ -341,3 +341,12 @@ def test_same_as_pytorch3d():
         "standardize_quaternion": (d6[:, :4],),
     }.items():
         torch.testing.assert_close(getattr(rotations, name)(*inputs), getattr(transforms, name)(*inputs), msg=name)
+
+
+def test_turns_are_made_one_after_the_other():
+    turns = torch.randn(5, 3, dtype=torch.float64)
+    x, y, z = (rotations.axis_angle_to_matrix(turns[:, i : i + 1] * torch.eye(3).double()[i]) for i in range(3))
+    torch.testing.assert_close(rotations.turns_to_matrix(turns), z @ y @ x)
+    assert gradcheck(rotations.turns_to_matrix, turns[0].clone().requires_grad_())
+    with pytest.raises(ValueError, match="turns"):
+        rotations.turns_to_matrix(torch.zeros(2))

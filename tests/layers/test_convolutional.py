@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from lib.layers.convolutional import Encoder, ResNet18
+from lib.layers.convolutional import Encoder, ResNet18, doubling_decoder, halving_encoder
 from lib.layers.sphere import SphereDecoder, sphere_coordinates
 
 # torchvision.models.resnet18().state_dict(), its names and shapes.
@@ -124,3 +124,17 @@ def test_mirrored_directions_see_mirrored_columns():
     here = sphere_coordinates(directions)
     there = sphere_coordinates(directions * torch.tensor([1.0, 1, -1]))
     torch.testing.assert_close(there, here * torch.tensor([-1.0, 1]))
+
+
+@pytest.mark.parametrize(("size", "coarse"), [(16, 1), (32, 2), (64, 4)])
+def test_maps_there_and_back(size, coarse):
+    pictures = torch.rand(2, 3, size, size)
+    code = halving_encoder(size, 4, 10, norm=True)(pictures)
+    assert code.shape == (2, 10, 1, 1)
+    assert doubling_decoder(10, 4, size, 5, coarse)(code).shape == (2, 5, size, size)
+
+
+def test_maps_of_other_sizes_are_refused():
+    for size in (4, 24):
+        with pytest.raises(ValueError, match="size must be a power of two"):
+            halving_encoder(size, 4, 10, norm=False)

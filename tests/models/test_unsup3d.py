@@ -4,12 +4,12 @@ import math
 
 import pytest
 import torch
-import trimesh
 from torch.nn import functional as F
 
 from lib.datasets.synthetic import faces
-from lib.geometry.image_plane import erode
-from lib.geometry.mesh import face_normals, save_mesh
+from lib.geometry.depth_maps import depth_to_normals
+from lib.geometry.image_plane import erode, pixel_centers
+from lib.geometry.turntable import FOCAL
 from lib.models import unsup3d
 from lib.training import fit
 
@@ -23,8 +23,8 @@ def truth():
 
 def smooth_depth(batch=2, size=12, dtype=torch.float64):
     """Bowls of gentle slopes, nearest in the middle."""
-    ticks = (2 * torch.arange(size, dtype=dtype) + 1) / size - 1
-    bowl = 0.96 + 0.03 * ticks[None] ** 2 + 0.02 * ticks[:, None] ** 2 + 0.004 * ticks[None] * ticks[:, None]
+    x, y = pixel_centers(size, size, dtype=dtype).unbind(-1)
+    bowl = 0.96 + 0.03 * x**2 + 0.02 * y**2 + 0.004 * x * y
     return torch.stack([bowl + 0.005 * i for i in range(batch)])
 
 
@@ -33,49 +33,18 @@ def some_views(batch=2, dtype=torch.float64):
 
 
 def test_conventions_agree_with_the_generators():
-    """Two implementations, written apart: the model's and the ray marcher's."""
-    views = some_views()
-    torch.testing.assert_close(unsup3d.view_rotation(views), faces._rotation(views[:, :3]))
-    assert unsup3d.FOCAL == faces.FOCAL and unsup3d.PIVOT == faces.PIVOT
     assert (unsup3d.MIDDLE - unsup3d.RANGE, unsup3d.MIDDLE + unsup3d.RANGE) == (faces.NEAR, faces.FAR)
-
-
-def test_turning_there_and_back():
-    points = torch.rand(2, 50, 3, generator=generator, dtype=torch.float64) + 0.5
-    views = some_views()
-    torch.testing.assert_close(unsup3d.turn_back(unsup3d.turn(points, views), views), points)
-    pivot = torch.tensor([0, 0, unsup3d.PIVOT], dtype=torch.float64)
-    torch.testing.assert_close(unsup3d.turn(pivot.expand(2, 1, 3), views)[:, 0], pivot + views[:, 3:])
-
-
-def test_points_project_back_to_their_pixels():
-    depth = smooth_depth()
-    places = unsup3d.project(unsup3d.depth_to_points(depth).flatten(2).mT)
-    torch.testing.assert_close(places[..., 2].view_as(depth), depth)
-    ticks = (2 * torch.arange(12, dtype=torch.float64) + 1) / 12 - 1
-    torch.testing.assert_close(places[0, :, 0].view(12, 12), ticks.expand(12, 12))
-    torch.testing.assert_close(places[0, :, 1].view(12, 12), ticks[:, None].expand(12, 12))
-
-
-def test_normals_of_planes():
-    """The plane z = 1 + x tan α: its normal is (sin α, 0, −cos α), at every pixel."""
-    alpha = 0.4
-    rays = unsup3d.pixel_rays(16, 16).double()
-    depth = 1 / (1 - rays[0] * math.tan(alpha))
-    normals = unsup3d.depth_to_normals(depth[None])[0]
-    expected = torch.tensor([math.sin(alpha), 0, -math.cos(alpha)], dtype=torch.float64)
-    torch.testing.assert_close(normals, expected[:, None, None].expand(3, 16, 16))
 
 
 def test_normals_and_shading_of_faces(truth):
     """Canonical normals from depth, turned to the view, against those of the marched surface's gradient."""
     inside = erode(erode(truth.mask)) > 0
-    normals = unsup3d.depth_to_normals(truth.depth)
+    normals = depth_to_normals(truth.depth, FOCAL)
     angle = torch.rad2deg((normals * truth.normals).sum(1)[inside].clamp(-1, 1).acos())
     assert angle.median() < 1
     assert (normals[:, 2] < 0).all()
     lit_from_the_right = torch.tensor([[0.2, 0.7, 0.9, 0.0]]).expand(6, 4)
-    shade = unsup3d.shading(unsup3d.depth_to_normals(truth.canonical_depth), lit_from_the_right)
+    shade = unsup3d.shading(depth_to_normals(truth.canonical_depth, FOCAL), lit_from_the_right)
     middle = slice(30, 66)
     assert (shade[:, middle, 56:76].mean((1, 2)) > shade[:, middle, 20:40].mean((1, 2)) + 0.1).all()
 
@@ -138,7 +107,7 @@ def test_gradients_of_the_shading():
     light = torch.tensor([[0.3, 0.6, 0.5, -0.4], [0.2, 0.7, -0.3, 0.1]], dtype=torch.float64, requires_grad=True)
 
     def shade(depth, light):
-        return unsup3d.shading(unsup3d.depth_to_normals(depth), light)
+        return unsup3d.shading(depth_to_normals(depth, FOCAL), light)
 
     assert torch.autograd.gradcheck(shade, (depth, light), atol=1e-6)
 
@@ -223,17 +192,6 @@ def test_where_a_face_ends_the_gradient_asks_for_less_turn():
 
     assert pull(None) > 0 and abs(pull(2.0)) < 0.7 * pull(None)
     assert pull(2.0, 0.8) < 0 < pull(2.0, 1.2)  # and the other pixels know the way
-
-
-def test_steep_pixels_are_both_sides_of_a_jump():
-    depth = torch.ones(1, 8, 8)
-    pixel = 2 / (8 * unsup3d.FOCAL)
-    depth[:, :, 4:] += 3 * pixel
-    assert not unsup3d.steep_pixels(depth, 3.5).any()
-    expected = torch.zeros(8, dtype=torch.bool)
-    expected[3:5] = True
-    assert torch.equal(unsup3d.steep_pixels(depth, 2.0)[0], expected.expand(8, 8))
-    assert torch.equal(unsup3d.steep_pixels(depth.mT.contiguous(), 2.0)[0], expected[:, None].expand(8, 8))
 
 
 def test_the_papers_networks_are_of_the_papers_size():
@@ -332,8 +290,8 @@ def test_known_wrong_answers_are_named(truth):
 
 def test_a_hollow_middle_is_named_even_with_the_sides_held_back(truth):
     """What the model without light comes to: cheekbones in front, the nose pushed in, the sides where they must be."""
-    ticks = (2 * torch.arange(96) + 1) / 96 - 1
-    dent = 0.05 * (-((ticks[None] / 0.3) ** 2) - (ticks[:, None] / 0.8) ** 2).exp()
+    x, y = pixel_centers(96, 96).unbind(-1)
+    dent = 0.05 * (-((x / 0.3) ** 2) - (y / 0.8) ** 2).exp()
     depth = truth.canonical_depth + dent
     sigma = torch.ones(6, 2, 96, 96)
     factors = unsup3d.Factors(
@@ -341,14 +299,3 @@ def test_a_hollow_middle_is_named_even_with_the_sides_held_back(truth):
     )
     found = unsup3d.degeneracies(factors, unsup3d.render(*factors[:4]))
     assert [name for name, present in found.items() if present] == ["inverted depth"]
-
-
-def test_the_exported_mesh(truth, tmp_path):
-    mesh = unsup3d.depth_mesh(truth.canonical_depth[0], truth.canonical_albedo[0])
-    assert mesh.verts.shape == (96 * 96, 3) and mesh.faces.shape == (2 * 95 * 95, 3)
-    middle = face_normals(mesh.verts, mesh.faces).view(95, 95, 2, 3)[40:50, 40:50].mean((0, 1, 2))
-    assert middle[2] > 0.7  # it looks along +z, out of the screen
-    assert mesh.verts[0, 1] > mesh.verts[-1, 1]  # the picture's first row is the highest
-    save_mesh(tmp_path / "face.glb", mesh)
-    loaded = trimesh.load(tmp_path / "face.glb", force="mesh")
-    assert len(loaded.faces) == len(mesh.faces) and loaded.visual.uv is not None

@@ -5,15 +5,13 @@ ellipsoid times (1 + bumps) for nose, brows, sockets, cheeks, lips and chin. A p
 every pixel until it meets that surface. No mesh, no depth map and no rasteriser takes part. So a model that fits these
 pictures with a warped depth map is never tested on data made by its own methods.
 
-Frames. The camera frame has x right, y down, z forward, and the camera at its origin. In the canonical view the
-face looks at the camera, along −z, and its mirror plane is x = 0. The view turns it by R = Rz Ry Rx about the point
-c = (0, 0, 1), then shifts it: X' = R (X − c) + c + t. One unit is the distance from the camera to c. The field of view
-is 10 degrees, so a picture is 0.175 units wide there, a little less than a head.
+Frames are those of `lib.geometry.turntable`. In the canonical view the face looks at the camera, along −z, and its
+mirror plane is x = 0. The view turns it about the point c = (0, 0, 1), then shifts it. A picture is 0.175 units wide
+there, a little less than a head.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -22,9 +20,10 @@ from torch import Tensor
 
 from lib.checks import check_tensor
 from lib.datasets.cache import cached
+from lib.geometry.image_plane import pixel_centers
+from lib.geometry.rotations import turns_to_matrix
+from lib.geometry.turntable import FOCAL, PIVOT
 
-FOCAL = 1 / math.tan(math.radians(5.0))
-PIVOT = 1.0
 CENTER = 1.08  # depth of the head's centre in the canonical view; so faces turn about a point just under their skin
 NEAR, FAR = 0.9, 1.1  # canonical depths of a face lie between these
 
@@ -272,16 +271,6 @@ class _Heads:
         return paint(color, self.hair, hair * (1 - ears)).clamp(0, 1)
 
 
-def _rotation(angles: Tensor) -> Tensor:
-    """Rotations (N, 3, 3), R = Rz Ry Rx, of turns (N, 3) about x, y, z in radians."""
-    (cx, cy, cz), (sx, sy, sz) = angles.cos().unbind(-1), angles.sin().unbind(-1)
-    zero, one = torch.zeros_like(cx), torch.ones_like(cx)
-    about_x = torch.stack([one, zero, zero, zero, cx, -sx, zero, sx, cx], -1).view(-1, 3, 3)
-    about_y = torch.stack([cy, zero, sy, zero, one, zero, -sy, zero, cy], -1).view(-1, 3, 3)
-    about_z = torch.stack([cz, -sz, zero, sz, cz, zero, zero, zero, one], -1).view(-1, 3, 3)
-    return about_z @ about_y @ about_x
-
-
 def _march(heads: _Heads, rotation: Tensor, shift: Tensor, plane: Tensor):
     """Walk along the rays through image-plane points (P, 2) to the heads.
 
@@ -340,10 +329,9 @@ def _make_chunk(n: int, size: int, canonical: bool, max_yaw: float, generator: t
     light = torch.cat(
         [ambient, diffuse, _uniform(generator, n, -0.6, 0.6, 1), _uniform(generator, n, -0.54, 0.24, 1)], -1
     )
-    rotation = _rotation(turns)
+    rotation = turns_to_matrix(turns)
 
-    ticks = (2 * torch.arange(size) + 1) / size - 1
-    plane = torch.stack(torch.meshgrid(ticks, ticks, indexing="xy"), -1).view(-1, 2)
+    plane = pixel_centers(size, size).view(-1, 2)
     depth, met, direction, normal = _march(heads, rotation, shift, plane)
     albedo = heads.color(direction)
     towards_light = torch.cat([light[:, 2:], -torch.ones(n, 1)], -1)

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lib.datasets.synthetic.noise import Noise, paint, step
+from lib.geometry.image_plane import pixel_centers
 
 SKIES = [
     ((0.36, 0.56, 0.84), (0.80, 0.88, 0.95)),
@@ -40,12 +41,6 @@ FOLIAGE = [
 ]
 
 
-def pixel_grid(size: int) -> Float[Tensor, "H W 2"]:
-    """Image-plane coordinates (x, y) of the pixels' centres."""
-    line = (2 * torch.arange(size) + 1) / size - 1
-    return torch.stack(torch.meshgrid(line, line, indexing="xy"), dim=-1)
-
-
 class Meadow:
     """Sky above, ground below, blurred bushes, rocks and posts between. Made once, it is drawn for all frames."""
 
@@ -75,7 +70,7 @@ class Meadow:
     def draw(self, size: int, feet: float, roll: float, drift: float = 0.0) -> Float[Tensor, "H W 3"]:
         """Draw the meadow. feet: the image-plane y where the animal stands; roll in radians; drift moves the meadow
         sideways."""
-        grid = pixel_grid(size).reshape(-1, 2)
+        grid = pixel_centers(size, size).reshape(-1, 2)
         turn = torch.tensor([[np.cos(roll), -np.sin(roll)], [np.sin(roll), np.cos(roll)]], dtype=torch.float32)
         place = grid @ turn
         place = place + torch.tensor([drift, 0.0])
@@ -137,7 +132,7 @@ class Thicket:
     def draw(self, size: int, feet: float, roll: float, drift: float = 0.0) -> Float[Tensor, "H W 3"]:
         """Draw the thicket. feet: the image-plane y of the branch; roll in radians; drift moves the far leaves
         sideways."""
-        grid = pixel_grid(size).reshape(-1, 2)
+        grid = pixel_centers(size, size).reshape(-1, 2)
         turn = torch.tensor([[np.cos(roll), -np.sin(roll)], [np.sin(roll), np.cos(roll)]], dtype=torch.float32)
         place = grid @ turn + torch.tensor([drift, 0.0])
         x, y = place.unbind(-1)
