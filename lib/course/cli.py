@@ -70,12 +70,18 @@ def list_chapters() -> None:
 @app.command("run")
 def run_chapters(
     chapters: Annotated[list[str] | None, typer.Argument(help="Such as 04 or 04_rendering; all if none.")] = None,
-    profile: Annotated[str, typer.Option(help="quick (minutes on a laptop) or full (the paper's scale).")] = "quick",
+    profile: Annotated[
+        str, typer.Option(help="quick (minutes on a laptop), long (an hour), full (the paper's scale).")
+    ] = "quick",
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Change one of a chapter's settings.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Of every random number.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 …")] = "auto",
+    jobs: Annotated[
+        int | None,
+        typer.Option(min=1, help="Chapters at a time. [default: 2 for the quick profile on a CPU, else 1]"),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Where the results go; a run begun there is continued. [default: runs/<time>]")
     ] = None,
@@ -91,7 +97,8 @@ def run_chapters(
 
         pick_device(device)
     overrides = dict(map(parse_setting, settings or []))
-    run = runs.new_run(paths, profile=profile, seed=seed, device=device, overrides=overrides, out=out)
+    jobs = jobs or default_jobs(profile, device)
+    run = runs.new_run(paths, profile=profile, seed=seed, device=device, overrides=overrides, jobs=jobs, out=out)
     # A scheduler's time limit ends the run as Ctrl-C does.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     folder = _short(run.folder)
@@ -209,6 +216,21 @@ def lint_chapters(
     sys.exit(1 if rising else 0)
 
 
+def default_jobs(profile: str, device: str) -> int:
+    """How many chapters to execute at a time.
+
+    Two, for the quick profile on a CPU with two cores or more: chapters of one thread each use the cores better than
+    one chapter of two threads. A GPU, and a training of hours, a chapter has to itself.
+    """
+    if profile != "quick" or machine.count_cores() < 2:
+        return 1
+    if device == "auto":
+        from lib.chapter import pick_device
+
+        device = str(pick_device())
+    return 2 if device == "cpu" else 1
+
+
 def parse_setting(text: str) -> tuple[str, object]:
     """ "steps=100" → ("steps", 100): a Python literal, true or false, or else a string.
 
@@ -232,7 +254,7 @@ def show_run(run: runs.Run) -> None:
             where = f"{chapter.name}, cell {chapter.cell} of {chapter.cells}"
             console.print(f"[{COLORS[chapter.status]}]{chapter.status}[/] {where}: {escape(chapter.reason)}")
     report = write_report(run)
-    total = machine.format_seconds(sum(chapter.seconds for chapter in run.chapters))
+    total = machine.format_seconds(run.seconds)
     console.print(f"[{COLORS[run.status]}]{run.status}[/] in {total}; report: {_short(report)}")
     if run.status == "interrupted":
         console.print(f"the same command with --out {_short(run.folder)} continues")
@@ -262,7 +284,8 @@ class Progress:
         self.run = run
         self.live = Live(console=console, refresh_per_second=8, transient=True) if console.is_terminal else None
         self.spinner = Spinner("dots")
-        self.printed = ("", 0, 0.0)  # chapter, cell and seconds of the last plain line
+        self.running: dict[str, runs.Chapter] = {}
+        self.printed: dict[str, tuple[int, float]] = {}  # cell and seconds of each chapter's last plain line
 
     def __enter__(self) -> Progress:
         if self.live:
@@ -274,24 +297,37 @@ class Progress:
             self.live.stop()
 
     def __call__(self, chapter: runs.Chapter) -> None:
-        if chapter.status != "running":
-            if self.live:
-                self.live.update("")
+        if chapter.status == "running":
+            self.running[chapter.name] = chapter
+        else:
+            self.running.pop(chapter.name, None)
             console.print(describe(self.run, chapter))
-            return
-        elapsed = machine.format_seconds(chapter.seconds)
-        place = f"cell {chapter.cell}/{chapter.cells}" if chapter.cell else "starting"
         if self.live:
-            line = Table.grid(padding=(0, 1))
+            self.live.update(self._lines())
+        elif chapter.status == "running":
+            self._print_now_and_then(chapter)
+
+    def _lines(self) -> Table:
+        lines = Table.grid(padding=(0, 1))
+        for chapter in self.running.values():
             bar = ProgressBar(chapter.cells or 1, max(chapter.cell - 1, 0), width=24)
-            line.add_row(self.spinner, f"{chapter.name:<24} {elapsed:>8}", bar, place)
-            self.live.update(line)
-            return
-        name, cell, seconds = self.printed
+            lines.add_row(self.spinner, f"{chapter.name:<24} {self._elapsed(chapter):>8}", bar, self._place(chapter))
+        return lines
+
+    def _print_now_and_then(self, chapter: runs.Chapter) -> None:
+        cell, seconds = self.printed.get(chapter.name, (-1, -self.HEARTBEAT))
         wait = self.CALM if cell != chapter.cell else self.HEARTBEAT
-        if name != chapter.name or chapter.seconds - seconds >= wait:
-            console.print(f"  {chapter.name:<24} {elapsed:>8}  {place}")
-            self.printed = (chapter.name, chapter.cell, chapter.seconds)
+        if chapter.seconds - seconds >= wait:
+            console.print(f"  {chapter.name:<24} {self._elapsed(chapter):>8}  {self._place(chapter)}")
+            self.printed[chapter.name] = (chapter.cell, chapter.seconds)
+
+    @staticmethod
+    def _elapsed(chapter: runs.Chapter) -> str:
+        return machine.format_seconds(chapter.seconds)
+
+    @staticmethod
+    def _place(chapter: runs.Chapter) -> str:
+        return f"cell {chapter.cell}/{chapter.cells}" if chapter.cell else "starting"
 
 
 def _short(path: Path) -> str:

@@ -38,14 +38,18 @@ def hardware() -> dict[str, str]:
         model = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
         processor = model[1] if model else processor
     gpus = _output("nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else psutil.cpu_count()
     return {
         "system": f"{platform.system()} {platform.release()} ({platform.machine()})",
         "processor": processor or platform.machine(),
-        "cores": str(cores),
+        "cores": str(count_cores()),
         "memory": format_memory(psutil.virtual_memory().total),
         "gpu": "; ".join(gpus.splitlines()) or "none",
     }
+
+
+def count_cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else psutil.cpu_count() or 1
 
 
 def _output(*command: str) -> str:

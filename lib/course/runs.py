@@ -9,12 +9,13 @@ runs/<time>/report.html             everything on one page (see lib.course.repor
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import chdir, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -22,7 +23,7 @@ from pathlib import Path
 import psutil
 
 from lib.course import notebooks
-from lib.course.machine import format_memory, hardware, versions
+from lib.course.machine import count_cores, format_memory, hardware, versions
 from lib.course.notebooks import QUIET_KERNEL, ROOT, chapter_title, digest_of, split_overrides
 from lib.files import write_atomically
 
@@ -62,8 +63,10 @@ class Run:
     seed: int = 0
     device: str = "auto"
     overrides: dict = field(default_factory=dict)
+    jobs: int = 1  # how many chapters were executed at a time
     started: str = ""
     status: str = "running"  # passed, failed, interrupted
+    seconds: float = 0.0  # by the clock on the wall, all sittings together
     versions: dict = field(default_factory=dict)
     hardware: dict = field(default_factory=dict)
     chapters: list[Chapter] = field(default_factory=list)
@@ -101,6 +104,7 @@ def new_run(
     seed: int = 0,
     device: str = "auto",
     overrides: dict | None = None,
+    jobs: int = 1,
     out: Path | None = None,
 ) -> Run:
     """Begin a run in `out` (default: runs/<now>), or take up the one that is there with the same settings.
@@ -124,7 +128,7 @@ def new_run(
                 found = getattr(run, name)
                 raise ValueError(f"{folder} holds a run with {name}={found!r}, not {wanted!r}; choose another folder")
     run.started = run.started or datetime.now().isoformat(timespec="seconds")
-    run.status, run.versions, run.hardware = "running", versions(), hardware()
+    run.status, run.jobs, run.versions, run.hardware = "running", jobs, versions(), hardware()
     records = {chapter.name: chapter for chapter in run.chapters}
     for left in run.chapters:
         if left.status in ("running", "waiting"):
@@ -151,64 +155,107 @@ def latest_run() -> Path:
 
 
 def execute(run: Run, watch: Callable[[Chapter], None] = lambda chapter: None) -> None:
-    """Execute the waiting chapters of a run, one after the other, each in a kernel of its own.
+    """Execute the waiting chapters of a run, `run.jobs` at a time, each in a kernel of its own.
 
-    A chapter that fails does not stop the next. Ctrl-C stops the run; what is done is kept and marked.
-    `watch` is called with the chapter at every change and several times a second.
+    With several jobs the cores are shared out: each kernel's libraries use so many threads that together they use all.
+    A chapter that fails does not stop the others. Ctrl-C stops the run; what is done is kept and marked.
+    `watch` is called with a chapter at every change and several times a second.
 
-    Raises OSError where the record itself can no longer be written.
+    Raises OSError if the record itself can no longer be written.
     """
-    for chapter in run.chapters:
-        if chapter.status == "waiting":
-            _execute_chapter(run, chapter, watch)
-            run.save()
-            watch(chapter)
-            if chapter.status == "interrupted":
-                break
+    waiting = [chapter for chapter in run.chapters if chapter.status == "waiting"]
+    at_work: list[_Worker] = []
+    stopped, began = False, time.monotonic()
+    # Papermill would change the folder for each notebook and back again, which two threads must not do.
+    with _threads_shared_out(min(run.jobs, len(waiting))), chdir(notebooks.NOTEBOOKS):
+        # Not `Thread.join`: interrupted by Ctrl-C, it may take the thread for ended.
+        while at_work or (waiting and not stopped):
+            try:
+                while waiting and len(at_work) < run.jobs and not stopped:
+                    at_work.append(_Worker(run, waiting.pop(0)))
+                time.sleep(TICK)
+                for worker in list(at_work):
+                    worker.look()
+                    if worker.finished.is_set():
+                        at_work.remove(worker)
+                        worker.conclude()
+                        run.save()
+                    watch(worker.chapter)
+            except KeyboardInterrupt:
+                stopped = True
+                for worker in at_work:
+                    worker.ask_to_stop()
     statuses = {chapter.status for chapter in run.chapters}
     run.status = next((bad for bad in ("interrupted", "failed") if bad in statuses), "passed")
+    if stopped and waiting:
+        run.status = "interrupted"
+    run.seconds += time.monotonic() - began
     run.save()
 
 
-def _execute_chapter(run: Run, chapter: Chapter, watch: Callable[[Chapter], None]) -> None:
-    out_dir = run.folder / chapter.name
-    chapter.status = "running"
-    run.save()
-    # The numbers of an earlier attempt must not be taken for this one's.
-    (out_dir / "metrics.json").unlink(missing_ok=True)
-    started = time.monotonic()
-    outcome: dict[str, str] = {}
-    stop, finished = threading.Event(), threading.Event()
-    threading.Thread(target=_execute_notebook, args=(run, chapter, outcome, stop, finished), daemon=True).start()
-    due: list[tuple[float, int]] = []  # what the kernel is to be sent, and when
-    # Not `Thread.join`: interrupted by Ctrl-C, it may take the thread for ended.
-    while not finished.is_set():
-        try:
-            finished.wait(TICK)
-            now = time.monotonic()
-            chapter.seconds = now - started
-            kernels = psutil.Process().children(recursive=True)
-            chapter.peak_memory = max(chapter.peak_memory, sum(map(_resident_memory, kernels)))
-            watch(chapter)
-            if due and now >= due[0][0]:
-                _signal_children(due.pop(0)[1])
-        except KeyboardInterrupt:
-            # First ask: the cell raises KeyboardInterrupt, and what it shows is kept. Ask once more, for a
-            # kernel that was between two cells. Then, or when Ctrl-C is pressed again, kill.
-            now = time.monotonic()
-            asked = [(now, signal.SIGINT), (now + PATIENCE, signal.SIGINT), (now + 2 * PATIENCE, signal.SIGKILL)]
-            due = [(now, signal.SIGKILL)] if stop.is_set() else asked
-            stop.set()
-    chapter.seconds = time.monotonic() - started
-    chapter.status, chapter.reason = outcome["status"], outcome["reason"]
-    if stop.is_set() and chapter.status != "passed":
-        chapter.status, chapter.reason = "interrupted", "stopped by Ctrl-C or the system"
+class _Worker:
+    """One chapter at work: the thread that executes it, and the kernel that it runs in."""
+
+    # One kernel starts at a time, so that the process that appears meanwhile is known to be that kernel.
+    starting = threading.Lock()
+
+    def __init__(self, run: Run, chapter: Chapter) -> None:
+        self.run, self.chapter = run, chapter
+        chapter.status = "running"
+        run.save()
+        # The numbers of an earlier attempt must not be taken for this one's.
+        (run.folder / chapter.name / "metrics.json").unlink(missing_ok=True)
+        self.began = time.monotonic()
+        self.outcome: dict[str, str] = {}
+        self.stop, self.finished = threading.Event(), threading.Event()
+        self.kernels: list[psutil.Process] = []
+        self.due: list[tuple[float, int]] = []  # which signal the kernel is to be sent, and when
+        threading.Thread(target=_execute_notebook, args=(self,), daemon=True).start()
+
+    def look(self) -> None:
+        """Note time and memory, and send the signal that is due."""
+        now = time.monotonic()
+        self.chapter.seconds = now - self.began
+        memory = sum(map(_resident_memory, self.kernels))
+        self.chapter.peak_memory = max(self.chapter.peak_memory, memory)
+        if self.due and now >= self.due[0][0]:
+            number = self.due.pop(0)[1]
+            for kernel in self.kernels:
+                with suppress(psutil.Error):  # it has just ended
+                    kernel.send_signal(number)
+
+    def ask_to_stop(self) -> None:
+        """Ask first: the cell raises KeyboardInterrupt, and what it shows is kept. Ask once more, for a kernel that
+        was between two cells. Then, or when asked again, kill."""
+        now = time.monotonic()
+        asked = [(now, signal.SIGINT), (now + PATIENCE, signal.SIGINT), (now + 2 * PATIENCE, signal.SIGKILL)]
+        self.due = [(now, signal.SIGKILL)] if self.stop.is_set() else asked
+        self.stop.set()
+
+    def conclude(self) -> None:
+        """Write down what became of the chapter."""
+        self.chapter.seconds = time.monotonic() - self.began
+        self.chapter.status, self.chapter.reason = self.outcome["status"], self.outcome["reason"]
+        if self.stop.is_set() and self.chapter.status != "passed":
+            self.chapter.status, self.chapter.reason = "interrupted", "stopped by Ctrl-C or the system"
 
 
-def _execute_notebook(
-    run: Run, chapter: Chapter, outcome: dict[str, str], stop: threading.Event, finished: threading.Event
-) -> None:
-    """The body of the worker: papermill, watched through nbclient's hooks. Fills in the outcome.
+@contextmanager
+def _threads_shared_out(jobs: int) -> Iterator[None]:
+    """While it lasts, kernels start with an equal share of the cores, unless the caller has chosen a number."""
+    name = "OMP_NUM_THREADS"
+    if jobs < 2 or name in os.environ:
+        yield
+        return
+    os.environ[name] = str(max(count_cores() // jobs, 1))
+    try:
+        yield
+    finally:
+        del os.environ[name]
+
+
+def _execute_notebook(worker: _Worker) -> None:
+    """Run papermill in the worker's thread, watched through nbclient's hooks, and fill in the outcome.
 
     Papermill would write the notebook in place after each cell; here it is written whole or not at all.
     """
@@ -217,15 +264,19 @@ def _execute_notebook(
     from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
 
+    run, chapter = worker.run, worker.chapter
     running: dict = {}
+    before: set[int] = set()
 
     def notebook_starts(notebook) -> None:
+        worker.kernels = [child for child in psutil.Process().children() if child.pid not in before]
         cells = [i for i, cell in enumerate(notebook.cells) if cell.cell_type == "code" and cell.source.strip()]
         running.update(notebook=notebook, number={index: number for number, index in enumerate(cells, start=1)})
+        worker.starting.release()
         chapter.cells = len(cells)
 
     def cell_starts(cell, cell_index) -> None:
-        if stop.is_set():
+        if worker.stop.is_set():
             raise InterruptedError
         chapter.cell = running["number"].get(cell_index, chapter.cell)
 
@@ -233,6 +284,8 @@ def _execute_notebook(
         write_atomically(run.notebook(chapter), nbformat.writes(running["notebook"]) + "\n")
 
     try:
+        worker.starting.acquire()
+        before.update(child.pid for child in psutil.Process().children())
         papermill.execute_notebook(
             notebooks.NOTEBOOKS / f"{chapter.name}.ipynb",
             None,
@@ -243,7 +296,6 @@ def _execute_notebook(
                 "out_dir": str(run.folder / chapter.name),
                 "overrides": chapter.overrides,
             },
-            cwd=notebooks.NOTEBOOKS,
             progress_bar=False,
             extra_arguments=[QUIET_KERNEL],
             on_notebook_start=notebook_starts,
@@ -251,7 +303,7 @@ def _execute_notebook(
             on_cell_executed=save,
         )
         save()
-        outcome.update(status="passed", reason="")
+        worker.outcome.update(status="passed", reason="")
     except Exception as error:
         if isinstance(error, PapermillExecutionError):
             reason = f"{error.ename}: {error.evalue or _failing_line(error.traceback)}"
@@ -259,12 +311,14 @@ def _execute_notebook(
             reason = f"the kernel died, having used {format_memory(chapter.peak_memory)}; was there enough memory?"
         else:
             reason = f"{type(error).__name__}: {error}"
-        outcome.update(status="failed", reason=reason.strip().splitlines()[0])
+        worker.outcome.update(status="failed", reason=reason.strip().splitlines()[0])
         with suppress(OSError):  # then the disk is what failed
             if "notebook" in running:
                 save()
     finally:
-        finished.set()
+        if not running:
+            worker.starting.release()
+        worker.finished.set()
 
 
 def _failing_line(traceback: list[str]) -> str:
@@ -274,14 +328,9 @@ def _failing_line(traceback: list[str]) -> str:
     return pointed[1].strip() if pointed else ""
 
 
-def _resident_memory(process: psutil.Process) -> int:
+def _resident_memory(kernel: psutil.Process) -> int:
+    """Bytes of a kernel and its children."""
     try:
-        return process.memory_info().rss
-    except psutil.Error:  # it has just ended
+        return sum(process.memory_info().rss for process in [kernel, *kernel.children(recursive=True)])
+    except psutil.Error:  # one of them has just ended
         return 0
-
-
-def _signal_children(number: int) -> None:
-    for process in psutil.Process().children():
-        with suppress(psutil.Error):  # it has just ended
-            process.send_signal(number)

@@ -163,17 +163,45 @@ def test_what_was_left_running_by_a_killed_run_is_run_again(course, tmp_path):
     assert statuses(runs.new_run(paths, out=tmp_path / "out")) == {"01_points": "waiting", "02_meshes": "waiting"}
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_run_keeps_what_is_done(course, tmp_path, number):
+def test_two_chapters_at_a_time_are_recorded_as_if_alone(course, tmp_path):
+    import os
+
+    both = "import pathlib, time\nhere = pathlib.Path({mine!r}); here.touch()\nother = pathlib.Path({other!r})\n"
+    both += "while not other.exists(): time.sleep(0.05)"  # neither ends before the other has begun
+    a, b = str(tmp_path / "a"), str(tmp_path / "b")
+    threads = "import os\nprint('threads', os.environ.get('OMP_NUM_THREADS'))"
+    big = "import numpy\nfilled = numpy.ones(50_000_000)"
+    paths = [
+        course("01_points", both.format(mine=a, other=b), threads, big),
+        course("02_meshes", both.format(mine=b, other=a), threads, "assert not 'one fails'"),
+        course("03_cameras", "print('and the third comes after')"),
+    ]
+    run = runs.new_run(paths, jobs=2)
+    os.environ.pop("OMP_NUM_THREADS", None)
+    try:
+        runs.execute(run)
+        assert "OMP_NUM_THREADS" not in os.environ
+    finally:
+        os.environ["OMP_NUM_THREADS"] = "1"
+    assert [chapter.status for chapter in run.chapters] == ["passed", "failed", "passed"]
+    assert run.chapters[0].peak_memory > run.chapters[1].peak_memory + 200 * 2**20
+    share = max(machine.count_cores() // 2, 1)
+    assert f"threads {share}" in run.notebook(run.chapters[0]).read_text()
+    assert run.seconds < sum(chapter.seconds for chapter in run.chapters)
+    assert runs.Run.load(run.folder).jobs == 2
+
+
+@pytest.mark.parametrize(("number", "jobs"), [(signal.SIGINT, 1), (signal.SIGTERM, 1), (signal.SIGINT, 2)])
+def test_an_interrupted_run_keeps_what_is_done(course, tmp_path, number, jobs):
     course("01_points", "print('kept')", "import time\ntime.sleep(600)", "print('never')")
-    course("02_meshes")
+    course("02_meshes", "import time\ntime.sleep(600)")
     script = """
     import pathlib
     from lib.course import cli, notebooks
     notebooks.NOTEBOOKS = pathlib.Path("notebooks").absolute()
     cli.main()
     """
-    command = [sys.executable, "-c", textwrap.dedent(script), "run", "--out", "out"]
+    command = [sys.executable, "-c", textwrap.dedent(script), "run", "--out", "out", "--jobs", str(jobs)]
     # A shell's background job ignores SIGINT and hands that on; a user's terminal does not.
     options = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
     with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True, **options) as process:
@@ -181,17 +209,21 @@ def test_an_interrupted_run_keeps_what_is_done(course, tmp_path, number):
         deadline = time.monotonic() + 60
         while not (notebook.exists() and '"kept\\n"' in notebook.read_text()) and time.monotonic() < deadline:
             time.sleep(0.05)
-        kernels = psutil.Process(process.pid).children()
+        while len(kernels := psutil.Process(process.pid).children()) < jobs and time.monotonic() < deadline:
+            time.sleep(0.05)
         process.send_signal(number)
         printed = process.communicate(timeout=60)[0]
         assert process.returncode == 130
     assert "interrupted 01_points, cell 5 of 6" in printed and "out/report.html" in printed
     assert printed.endswith("the same command with --out out continues\n")
     run = runs.Run.load(tmp_path / "out")
-    assert run.status == "interrupted" and statuses(run) == {"01_points": "interrupted", "02_meshes": "waiting"}
+    assert run.status == "interrupted" and statuses(run) == {
+        "01_points": "interrupted",
+        "02_meshes": "waiting" if jobs == 1 else "interrupted",
+    }
     assert "kept\n" in outputs(notebook) and "never\n" not in outputs(notebook)
     assert "interrupted" in (tmp_path / "out" / "report.html").read_text()
-    assert len(kernels) == 1 and not psutil.pid_exists(kernels[0].pid)
+    assert len(kernels) == jobs and not any(psutil.pid_exists(kernel.pid) for kernel in kernels)
 
 
 # --- what cannot be written ---
