@@ -44,6 +44,7 @@ def test_cells_are_measured_in_the_lines_that_a_reader_sees(found):
     assert finding.places[0].cell == 1
     assert finding.places[0].text.startswith("17 lines: x = 1")
     assert found(new_code_cell("x = 1\n" * 17, metadata=HIDDEN))["long cells"].count == 0
+    assert found(new_code_cell("import a\nfrom b import c\n" * 9 + "c()"))["long cells"].count == 0
 
 
 def test_lines_are_measured_where_a_reader_sees_them(found):
@@ -58,6 +59,7 @@ def test_lines_are_measured_where_a_reader_sees_them(found):
         ([printed("the same as in lib\n")], 1),
         ([printed("the same "), printed("as in lib\n")], 1),
         ([printed("the same as in lib, to 1e-6\n")], 0),
+        ([printed("the same as in lib.models.unsup3d\n")], 1),
         ([printed("--------\n")], 0),
         ([], 0),
         ([printed("a horse\n"), shown(image_png="")], 0),
@@ -173,7 +175,10 @@ def test_counts_that_differ_from_the_limits_are_told_with_the_remedy(found):
     findings = found(new_code_cell("x = 1\n" * 17))
     assert lint.compare("04", findings, lint.counts(findings)) == []
     worse = lint.compare("04", findings, {})
-    assert worse == ["04: code cells over 16 visible lines: 1, 0 allowed", "  [0] 17 lines: x = 1 x = 1 x = 1 x …"]
+    assert worse == [
+        "04: code cells over 16 visible lines, imports left out: 1, 0 allowed",
+        "  [0] 17 lines: x = 1 x = 1 x = 1 x …",
+    ]
     (better,) = lint.compare("04", findings, {"long cells": 3})
     assert better.endswith("1, fewer than the 3 allowed: run `course lint --update`")
     (absent,) = lint.compare("04", findings, None)
