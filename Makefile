@@ -1,5 +1,6 @@
 # make run    set everything up and execute the course; leaves runs/<time>/report.html
 # make test   set everything up and run every test, the notebooks included
+# make check  what takes a minute or two of that: lint, and the tests that are not marked slow
 # make lab    set everything up and open the notebooks in JupyterLab
 #
 # Needs Python 3.11 to 3.14 and nothing else. PYTHON=/path/to/python3 chooses one by hand.
@@ -16,7 +17,7 @@ unexport PYTHONPATH
 # as long where another program wants the core; not at all, twice as long where none does.
 export GOMP_SPINCOUNT ?= 5000
 
-.PHONY: run test lab anew
+.PHONY: run test check lab anew
 
 run: $(STAMP)
 	@$(BIN)/course run
@@ -25,7 +26,12 @@ test: $(STAMP)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/pytest -n 2 --dist loadfile tests
-	$(BIN)/pytest --nbval notebooks
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --nbval notebooks
+
+check: $(STAMP)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/pytest -q -n 2 --dist loadfile -m "not slow" tests
 
 lab: $(STAMP)
 	$(BIN)/jupyter lab notebooks

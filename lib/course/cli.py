@@ -142,6 +142,11 @@ def doctor() -> None:
     for reason in reasons:
         table.add_row("", str(reason.message))
     console.print(table)
+    for other in machine.other_libs():
+        console.print(
+            f"[yellow]![/] {escape(str(other))} is found as `lib` too, and may be imported in the course's place: "
+            "start the course from another folder, take this one out of PYTHONPATH, or rename it"
+        )
     for title, rows in {"Optional parts": _optional_parts(), "Data sets": _data_sets()}.items():
         console.print(f"\n[bold]{title}[/]")
         table = Table(box=None, pad_edge=False, show_header=False)

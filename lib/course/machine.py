@@ -47,6 +47,17 @@ def hardware() -> dict[str, str]:
     }
 
 
+def other_libs() -> list[Path]:
+    """Packages and modules called `lib`, not the course's, where Python looks for imports: here and in `sys.path`."""
+    found = []
+    for entry in dict.fromkeys([Path.cwd(), *map(Path, sys.path)]):
+        folder = entry / "lib"
+        there = folder if any(folder.glob("*.py")) else folder.with_suffix(".py")
+        if there.exists() and there.resolve() != ROOT / "lib":
+            found.append(there.resolve())
+    return list(dict.fromkeys(found))
+
+
 def count_cores() -> int:
     """The cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else psutil.cpu_count() or 1
