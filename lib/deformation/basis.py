@@ -28,6 +28,11 @@ class LinearBasis(nn.Module):
         self.register_buffer("template", verts.clone(), persistent=False)
         self.modes = nn.Parameter(scale * torch.randn(num_modes, *verts.shape).to(verts))
 
+    @property
+    def offset_shape(self) -> tuple[int]:
+        """The shape (M,) of the coefficients of one picture, for a network that predicts them."""
+        return (len(self.modes),)
+
     def forward(self, coefficients: Float[Tensor, "B M"]) -> Float[Tensor, "B V 3"]:
         """The deformed template."""
         check_tensor("coefficients", coefficients, f"B {len(self.modes)}")

@@ -16,6 +16,11 @@ class FreeVertices(nn.Module):
         super().__init__()
         self.register_buffer("template", template.verts.detach().clone(), persistent=False)
 
+    @property
+    def offset_shape(self) -> tuple[int, int]:
+        """The shape (V, 3) of the offsets of one picture, for a network that predicts them."""
+        return len(self.template), 3
+
     def forward(self, offsets: Float[Tensor, "B V 3"]) -> Float[Tensor, "B V 3"]:
         """The moved template."""
         check_tensor("offsets", offsets, f"B {len(self.template)} 3")

@@ -51,6 +51,11 @@ class HandleLayer(nn.Module):
         self.logits = nn.Parameter(initial_logits(template, num_handles))
         self.energy = LaplacianEnergy(template, laplacian, method)
 
+    @property
+    def offset_shape(self) -> tuple[int, int]:
+        """The shape (K, 3) of the offsets of one picture, for a network that predicts them."""
+        return len(self.logits), 3
+
     def matrix(self) -> Float[Tensor, "K V"]:
         """The matrix A: a row of weights for each handle, which are positive and sum to one."""
         return self.logits.softmax(dim=1)

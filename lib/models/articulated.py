@@ -15,9 +15,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lib.checks import check_tensor
-from lib.deformation.basis import LinearBasis
-from lib.deformation.free import FreeVertices
-from lib.deformation.handles import HandleLayer
 from lib.geometry.mesh import Mesh
 from lib.models.cmr import CategoryNetwork
 
@@ -40,29 +37,27 @@ class Articulation(NamedTuple):
 class Articulated(CategoryNetwork):
     """A template, the deformation that moves it, and the network that predicts the motion from an image.
 
-    sphere (V, 3): unit vectors, where each vertex of the template lies on the sphere that carries the texture.
-    template, deformation, num_handles, laplacian: see `make_deformation`; sizes: see `CategoryNetwork`.
+    template: of size about 1. sphere (V, 3): unit vectors, where each vertex of the template lies on the sphere that
+    carries the texture. deformation: a layer of `lib.deformation` made for this template; what it learns is learned
+    with the network, and its `offset_shape` says how many numbers the network predicts. sizes: see `CategoryNetwork`.
+
+    Raises ValueError for a sphere of another size, or a deformation that does not tell its offset_shape.
     """
 
-    def __init__(
-        self,
-        template: Mesh,
-        sphere: Float[Tensor, "V 3"],
-        *,
-        num_handles: int = 16,
-        deformation: str = "handles",
-        laplacian: str = "cotangent",
-        **sizes: int,
-    ) -> None:
+    def __init__(self, template: Mesh, sphere: Float[Tensor, "V 3"], deformation: nn.Module, **sizes: int) -> None:
         check_tensor("sphere", sphere, f"{len(template.verts)} 3", finite=True)
-        layer, shape = make_deformation(template, deformation, num_handles, laplacian)
+        shape = getattr(deformation, "offset_shape", None)
+        if shape is None:
+            raise ValueError(
+                f"deformation must tell its offset_shape, which {type(deformation).__name__} does not; "
+                "pass a HandleLayer, LinearBasis or FreeVertices"
+            )
         super().__init__(template.faces, sphere, math.prod(shape), **sizes)
-        self.deformation = layer
-        self.offset_shape = shape
+        self.deformation = deformation
 
     def pose(self, code: Float[Tensor, "B F"]) -> tuple[Float[Tensor, "B ..."], Float[Tensor, "B V 3"]]:
         """Return offsets and mesh for codes of the encoder."""
-        offsets = self.offset_head(code).unflatten(-1, self.offset_shape)
+        offsets = self.offset_head(code).unflatten(-1, self.deformation.offset_shape)
         return offsets, self.deformation(offsets)
 
     def forward(self, images: Float[Tensor, "B 3 H W"]) -> Articulation:
@@ -70,23 +65,3 @@ class Articulated(CategoryNetwork):
         # Only the encoder runs in mixed precision, as in CMR.
         with torch.autocast(images.device.type, enabled=False):
             return Articulation(*self.pose(code), self.camera(code), self.flow(code))
-
-
-def make_deformation(
-    template: Mesh, deformation: str, num_handles: int, laplacian: str = "cotangent"
-) -> tuple[nn.Module, tuple[int, ...]]:
-    """Return the deformation layer, and the shape of its offsets for one picture.
-
-    deformation: "handles" (a `HandleLayer` with K = num_handles, which learns A), or one of its rivals: "basis" (a
-    `LinearBasis`, which learns 3·K modes, so that it takes as many numbers as K handles) or "free" (every vertex by
-    itself, with nothing to learn; K has no meaning). template: of size about 1, see `HandleLayer`.
-
-    Raises ValueError for another deformation, and the errors of the deformation.
-    """
-    if deformation == "handles":
-        return HandleLayer(template, num_handles, laplacian), (num_handles, 3)
-    if deformation == "basis":
-        return LinearBasis(template, 3 * num_handles), (3 * num_handles,)
-    if deformation == "free":
-        return FreeVertices(template), tuple(template.verts.shape)
-    raise ValueError(f'deformation={deformation!r} is unknown; use "handles", "basis" or "free"')

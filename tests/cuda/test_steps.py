@@ -16,6 +16,7 @@ from simulated import CUDA, Mismatch, Record, Sim, simulated
 
 from lib import rendering, training
 from lib.datasets import augmentation
+from lib.deformation.handles import HandleLayer
 from lib.geometry import pointsets
 from lib.geometry.cameras import WeakPerspective
 from lib.geometry.image_plane import foreground_distance, sample_image
@@ -137,7 +138,7 @@ def chapter_5(record: Record) -> None:
 
 
 def chapter_6(record: Record) -> None:
-    model = articulated.Articulated(BALL, BALL.verts, num_handles=5, deformation="handles", **SIZES)
+    model = articulated.Articulated(BALL, BALL.verts, HandleLayer(BALL, 5), **SIZES)
     at_rest, faces = BALL.verts.to("cuda"), BALL.faces.to("cuda")
     pairs, landmarks = mesh.ring_pairs(BALL.faces, 2).to("cuda"), torch.arange(4, device="cuda")
     permutation = PERMUTATION.to("cuda")

@@ -7,11 +7,13 @@ import pytest
 import torch
 
 from lib import training, weights
+from lib.deformation.basis import LinearBasis
 from lib.deformation.free import FreeVertices
+from lib.deformation.handles import HandleLayer
 from lib.geometry.cameras import WeakPerspective
 from lib.geometry.image_plane import sample_image
 from lib.geometry.mesh import Mesh, icosphere
-from lib.models.articulated import Articulated, make_deformation
+from lib.models.articulated import Articulated
 
 SIZES = {
     "image_size": 64,
@@ -24,12 +26,17 @@ SIZES = {
 BALL = icosphere(2)
 TEMPLATE = Mesh(0.7 * BALL.verts * torch.tensor([1.0, 0.6, 0.4]), BALL.faces)
 SHAPES = {"handles": (5, 3), "basis": (15,), "free": (162, 3)}
+LAYERS = {
+    "handles": lambda: HandleLayer(TEMPLATE, 5),
+    "basis": lambda: LinearBasis(TEMPLATE, 15),
+    "free": lambda: FreeVertices(TEMPLATE),
+}
 every_deformation = pytest.mark.parametrize("deformation", SHAPES)
 
 
-def make_model(deformation="handles", seed=0, **options):
+def make_model(deformation="handles", seed=0):
     torch.manual_seed(seed)
-    return Articulated(TEMPLATE, BALL.verts, num_handles=5, deformation=deformation, **SIZES, **options)
+    return Articulated(TEMPLATE, BALL.verts, LAYERS[deformation](), **SIZES)
 
 
 @every_deformation
@@ -122,23 +129,18 @@ def test_training_continues_from_its_checkpoint(tmp_path):
     torch.testing.assert_close(again.offset_head.weight, make_model(seed=2).offset_head.weight)
 
 
-def test_deformations_by_name():
-    layer, shape = make_deformation(TEMPLATE, "handles", 7, "uniform")
-    assert layer(torch.zeros(1, *shape)).shape == (1, 162, 3)
-    free, shape = make_deformation(TEMPLATE, "free", 0)
-    moved = torch.randn(2, *shape)
-    assert torch.equal(free(moved), TEMPLATE.verts + moved)
+@every_deformation
+def test_deformations_tell_the_shape_of_their_offsets(deformation):
+    layer = LAYERS[deformation]()
+    assert layer.offset_shape == SHAPES[deformation]
+    assert layer(torch.zeros(2, *layer.offset_shape)).shape == (2, 162, 3)
 
 
 def test_bad_input_is_refused_in_one_line():
-    with pytest.raises(ValueError, match="deformation='skin' is unknown"):
-        make_model("skin")
-    with pytest.raises(ValueError, match="laplacian"):
-        make_model(laplacian="none")
-    with pytest.raises(ValueError, match="num_handles must be 1"):
-        make_deformation(TEMPLATE, "handles", 0)
+    with pytest.raises(ValueError, match="deformation must tell its offset_shape, which Identity does not"):
+        Articulated(TEMPLATE, BALL.verts, torch.nn.Identity(), **SIZES)
     with pytest.raises(ValueError, match="sphere"):
-        Articulated(TEMPLATE, BALL.verts[:10], **SIZES)
+        Articulated(TEMPLATE, BALL.verts[:10], LAYERS["free"](), **SIZES)
     with pytest.raises(ValueError, match="offsets"):
         FreeVertices(TEMPLATE)(torch.zeros(2, 5, 3))
     with pytest.raises(ValueError, match="images"):
