@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import os
 import pickle
 import random
@@ -44,6 +45,8 @@ def fit(
     log_every: int = 10,
     max_seconds: float | None = None,
     workers: int | None = None,
+    watch: Callable[[nn.Module, int], None] | None = None,
+    watch_every: int = 100,
 ) -> dict[str, list[float]]:
     """Train `model` for `steps` steps of gradient descent: the one training loop of the course.
 
@@ -52,7 +55,8 @@ def fit(
     data: a dict of tensors with one common first axis, or a Dataset whose items are dicts of tensors and
         depend on their index alone (so `workers` processes may load them). A batch is a dict of stacked tensors
         on `device`. On CUDA the dict's tensors are moved there once, unless they take more than half of its memory.
-    optimizer: Adam(`lr`) unless given. schedule: a factor of the learning rate(s) for every step.
+    optimizer: Adam(`lr`) unless given; `parameter_groups` gives parts of a model rates of their own. schedule: a factor
+        of the learning rate(s) for every step, such as `warmup_cosine(steps)`.
     device: where to train; see `pick_device`. On CUDA, with `mixed_precision`, `model(…)` runs in bfloat16 and
         returns float32, where the GPU has bfloat16 (since Ampere); what `loss_fn` computes outside of it stays in
         float32. Without, convolutions still round their factors to TF32 (`torch.backends.cudnn.allow_tf32`).
@@ -62,6 +66,9 @@ def fit(
         starts anew.
     log_every: the history has one entry, the mean over the steps since the last one, for so many steps.
     max_seconds: stop early, with a checkpoint, once the time is spent (the next call goes on).
+    watch: `watch(model, step)` looks at the result as it grows: before the first step (step 0), every `watch_every`
+        steps and at the end, with the model in evaluation mode and without gradients. Whatever it draws at random, the
+        training takes the same course as without it. A run that goes on from a checkpoint is watched from there on.
     workers: processes that load a Dataset; by default none on the CPU, and all cores but one on CUDA.
 
     Returns the history: {"step": […], "loss": […], …}, lists of equal length. The model is left in evaluation mode.
@@ -80,6 +87,8 @@ def fit(
     precision = "bf16" if mixed_precision and bf16 else "no"
     accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision=precision, device_placement=False)
 
+    if watch_every < 1:
+        raise ValueError(f"watch_every must be 1 or more, got {watch_every}")
     samples = len(next(iter(data.values()))) if isinstance(data, dict) else len(data)
     if samples == 0:
         raise ValueError("data is empty; give at least one sample")
@@ -104,6 +113,8 @@ def fit(
         sums = {term: value.to(device) for term, value in state["sums"].items()}
         restore_random_state(state["random"], device)
 
+    if watch is not None and start in (0, steps):
+        _look(watch, model, start, device)
     model.train()
     checks = Deferred()
     began = time.monotonic()
@@ -145,11 +156,57 @@ def fit(
                     "random": random_state(device),
                 }
             )
+        if watch is not None and (done % watch_every == 0 or done == steps or out_of_time):
+            _look(watch, model, done, device)
         if out_of_time:
             break
     progress.close()
     accelerator.unwrap_model(model, keep_fp32_wrapper=False).eval()
     return history
+
+
+def _look(watch: Callable[[nn.Module, int], None], model: nn.Module, step: int, device: torch.device) -> None:
+    """Call `watch` between two steps, so that the training does not notice."""
+    state = random_state(device)
+    model.eval()
+    with torch.no_grad():
+        watch(model, step)
+    model.train()
+    restore_random_state(state, device)
+
+
+def warmup_cosine(steps: int, warmup: int = 20, last: float = 0.05) -> Callable[[int], float]:
+    """Make the course's schedule of the learning rate: up in `warmup` steps, then down half a cosine to `last`.
+
+    The factor of step s = 0, 1, … is min(1, (s + 1)/warmup) · (1 + last + (1 − last) cos(π s/steps))/2: straight up, so
+    that Adam's first, rough estimates move little, then slowly down, so that the end is calm (Loshchilov and Hutter,
+    "SGDR", 2017, equation 5, without restarts).
+
+    Raises ValueError for no steps, a warm-up of less than one step, or a `last` outside [0, 1].
+    """
+    if steps < 1 or warmup < 1 or not 0 <= last <= 1:
+        raise ValueError(f"steps and warmup must be 1 or more and last in [0, 1], got {steps}, {warmup} and {last}")
+    return lambda step: min(1, (step + 1) / warmup) * (1 + last + (1 - last) * math.cos(math.pi * step / steps)) / 2
+
+
+def parameter_groups(model: nn.Module, lr: float, **rates: float) -> list[dict]:
+    """Split a model's parameters into groups for an optimiser: the named parts at rates of their own, the rest at `lr`.
+
+    rates: the rate of each part, which is a submodule or a parameter of the model by its name:
+        `torch.optim.Adam(parameter_groups(model, 1e-3, offset_head=3e-4, mean_half=1e-2))`. A part without parameters
+        adds no group. Where parts lie within each other, the longest name counts.
+
+    Raises ValueError for a part that the model lacks.
+    """
+    parts = {name for name, _ in (*model.named_modules(), *model.named_parameters())}
+    if strangers := ", ".join(repr(name) for name in rates if name not in parts):
+        there = ", ".join(dict.fromkeys(name.split(".")[0] for name, _ in model.named_parameters()))
+        raise ValueError(f"the model has no part {strangers}; it has {there}")
+    groups: dict[str, list[nn.Parameter]] = {"": [], **{part: [] for part in rates}}
+    for name, parameter in model.named_parameters():
+        within = [part for part in rates if f"{name}.".startswith(f"{part}.")]
+        groups[max(within, key=len, default="")].append(parameter)
+    return [{"params": group, "lr": rates.get(part, lr)} for part, group in groups.items() if group]
 
 
 def batch_order(samples: int, batch_size: int, seed: int, start: int, stop: int) -> Iterator[Int[Tensor, "B"]]:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -276,3 +277,55 @@ def test_weights_go_to_a_file_and_back(tmp_path):
         weights.load_weights(path, other)
     with pytest.raises(FileNotFoundError, match="train the chapter"):
         weights.load_weights(tmp_path / "missing", other)
+
+
+def test_watching_does_not_change_what_is_watched(tmp_path):
+    plain, history = train(steps=25)
+    seen, modes = [], []
+
+    def watch(model, step):
+        seen.append(step)
+        modes.append(model.training or torch.is_grad_enabled())
+        torch.rand(3), np.random.rand()  # noqa: NPY002
+        model(torch.rand(5, 3))
+
+    watched, same_history = train(steps=25, watch=watch, watch_every=10)
+    assert seen == [0, 10, 20, 25] and not any(modes)
+    assert same(plain, watched) and same_history == history
+
+    seen.clear()  # stopped in the middle, and gone on
+    with pytest.raises(Stop):
+        train(tmp_path, steps=25, loss=stop_at(16), watch=watch, watch_every=10)
+    resumed, same_history = train(tmp_path, steps=25, watch=watch, watch_every=10)
+    assert seen == [0, 10, 20, 25]  # the last checkpoint is of step 14
+    assert same(plain, resumed) and same_history == history
+    train(tmp_path, steps=25, watch=watch, watch_every=10)  # done already: the result is shown once
+    assert seen == [0, 10, 20, 25, 25]
+    with pytest.raises(ValueError, match="watch_every must be 1 or more"):
+        train(watch=watch, watch_every=0)
+
+
+def test_the_schedule_of_the_course():
+    factor = training.warmup_cosine(100)
+    curve = [factor(step) for step in range(100)]
+    assert curve[0] == pytest.approx(1 / 20) and max(curve) == curve[19] > 0.9
+    assert all(a > b for a, b in itertools.pairwise(curve[19:]))
+    assert curve[-1] == pytest.approx(0.05, abs=1e-3)
+    assert training.warmup_cosine(10, warmup=1, last=1.0)(7) == 1
+    for arguments in ((0,), (10, 0), (10, 5, 1.5)):
+        with pytest.raises(ValueError, match="steps and warmup"):
+            training.warmup_cosine(*arguments)
+
+
+def test_parts_have_rates_of_their_own():
+    model = nn.ModuleDict({"a": nn.Linear(2, 3), "b": nn.Sequential(nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 1))})
+    groups = training.parameter_groups(model, 0.1, a=0.2, **{"b.2": 0.3, "b.1": 9.0})
+    assert [(group["lr"], len(group["params"])) for group in groups] == [(0.1, 2), (0.2, 2), (0.3, 2)]
+    assert groups[2]["params"][0] is model["b"][2].weight
+    assert [group["lr"] for group in training.parameter_groups(model, 0.1, **{"b": 0.2, "b.2.bias": 0.3})] == [
+        0.1,
+        0.2,
+        0.3,
+    ]
+    with pytest.raises(ValueError, match="no part 'c'; it has a, b"):
+        training.parameter_groups(model, 0.1, c=1.0)
