@@ -71,7 +71,7 @@ def encode_animation(frames: Sequence, *, seconds: float = 4.0, colors: int = 64
     strip = PIL.Image.fromarray(
         np.concatenate([np.asarray(picture) for picture in pictures[:: len(pictures) // 8 + 1]])
     )
-    palette = strip.quantize(colors, method=PIL.Image.Quantize.MEDIANCUT)
+    palette = _keep_white(strip.quantize(colors, method=PIL.Image.Quantize.MEDIANCUT))
     pictures = [picture.quantize(palette=palette, dither=PIL.Image.Dither.NONE) for picture in pictures]
     pause = round(1000 * seconds / len(pictures))
     buffer = io.BytesIO()
@@ -87,6 +87,16 @@ def encode_animation(frames: Sequence, *, seconds: float = 4.0, colors: int = 64
         optimize=True,
     )
     return buffer.getvalue()
+
+
+def _keep_white(palette: PIL.Image.Image) -> PIL.Image.Image:
+    """The palette, its lightest colour made white where it nearly is: a background must not turn bluish on a page."""
+    levels = np.array(palette.getpalette()[:768]).reshape(-1, 3)
+    lightest = levels.sum(1).argmax()
+    if levels[lightest].min() > 240:
+        levels[lightest] = 255
+        palette.putpalette(levels.flatten().tolist())
+    return palette
 
 
 def show_losses(

@@ -61,6 +61,15 @@ def test_an_animation_plays_its_frames_and_its_still_picture_is_the_last(shown):
         plots.play([], alt="nothing")
 
 
+def test_a_white_background_stays_white_in_an_animation(shown):
+    frame = np.ones((40, 40, 3))
+    frame[:20] = (0.94, 0.97, 1.0)
+    frame[20:22] = np.random.default_rng(0).uniform(0, 1, (2, 40, 3))
+    plots.play([frame] * 3, alt="light blue above white", colors=2)
+    picture = Image.open(io.BytesIO(base64.b64decode(shown[0]["image/png"])))
+    assert picture.convert("RGB").getpixel((39, 39)) == (255, 255, 255)
+
+
 def test_curves_of_losses():
     histories = {"a": {"step": [10, 20], "loss": [1.0, 0.5], "mask": [0.3, 0.2]}, "b": {"step": [10], "loss": [2.0]}}
     fig = plots.show_losses(histories, terms=("loss", "mask"))
