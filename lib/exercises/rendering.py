@@ -70,7 +70,7 @@ POINT_OUTSIDE = Exercise(
 )
 
 
-# --- 4.B: the depth halfway up the screen -------------------------------------------------------------------
+# --- 4.B: the depth halfway in the image --------------------------------------------------------------------
 
 
 def depths(generator):
@@ -101,7 +101,7 @@ def as_projected(answer, generator):
     def at(share):
         return x[0] + share * (x[1] - x[0]), front + share * (back - front)
 
-    # Walk along the floor until the point is seen at the middle of the screen: the share is found by halving.
+    # Walk along the floor until the point is seen halfway in the image: the share is found by halving.
     low, high = 0.0, 1.0
     sign = 1 if x[1] / back > x[0] / front else -1
     for _ in range(60):
@@ -113,7 +113,7 @@ def as_projected(answer, generator):
 
 HALFWAY = Exercise(
     "4.B",
-    "Halfway on the screen",
+    "Halfway in the image",
     kind="code",
     minutes=3,
     checks={
@@ -123,7 +123,7 @@ HALFWAY = Exercise(
         "what a camera sees": as_projected,
     },
     hints=(
-        "At the middle of the screen both weights w are one half. Put them into the formula for z.",
+        "Halfway in the image both weights are one half. Put them into the formula for z.",
         "1 / z is the mean of 1 / near and 1 / far.",
     ),
     wrong={
