@@ -66,10 +66,16 @@ def test_lines_are_measured_where_a_reader_sees_them(found):
         ([shown(text_markdown="✓ error: **0.2** (expected ≤ 0.3)")], 0),
         ([shown(text_markdown="All is well.")], 1),
         ([printed("the same as in lib\n"), shown(text_markdown="error: **0.2**")], 0),
+        ([shown(text_markdown="PyTorch3D is not installed here: comparison **skipped**")], 0),
     ],
 )
 def test_a_sentence_alone_shows_no_value(found, outputs, count):
     assert found(new_code_cell("pass", outputs=outputs))["only a sentence"].count == count
+
+
+def test_the_answer_of_a_check_is_no_sentence_alone(found):
+    outputs = [printed("✗ which way: not written yet\n")]
+    assert found(new_code_cell('check("4.C", my_prediction)', outputs=outputs))["only a sentence"].count == 0
 
 
 @pytest.mark.parametrize(
