@@ -8,6 +8,7 @@ once.
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable
 from typing import Any
@@ -76,7 +77,8 @@ def check_tensor(name: str, value: Tensor, shape: str, *, kind: str = "float", f
 
     shape: space-separated axes; a number must match exactly, a name matches any length, `...` any
         leading axes ("B V 3", "... 3"). A name used twice must have one length.
-    kind: "float", "integer", "bool" or "any".
+    kind: "float" (of any precision), "real" (float32 or float64, for what half the digits are too few for), "integer",
+        "bool" or "any".
     finite: also refuse NaN and infinity (a check of values; see `Deferred`).
 
     Raises TypeError for a wrong type or dtype, ValueError for a wrong shape or a non-finite entry.
@@ -85,14 +87,17 @@ def check_tensor(name: str, value: Tensor, shape: str, *, kind: str = "float", f
         raise TypeError(f"{name} must be a torch.Tensor, got {type(value).__name__}; use torch.as_tensor")
     allowed = {
         "float": value.dtype.is_floating_point,
+        "real": value.dtype in (torch.float32, torch.float64),
         "integer": not value.dtype.is_floating_point and not value.dtype.is_complex and value.dtype != torch.bool,
         "bool": value.dtype == torch.bool,
         "any": True,
     }
     if not allowed[kind]:
-        remedy = {"float": ".float()", "integer": ".long()", "bool": ".bool()"}[kind]
-        article = "an" if kind == "integer" else "a"
-        raise TypeError(f"{name} must have {article} {kind} dtype, got {value.dtype}; convert it with {name}{remedy}")
+        remedy = {"float": ".float()", "real": ".float()", "integer": ".long()", "bool": ".bool()"}[kind]
+        wanted = {"float": "a float dtype", "real": "a float dtype of 32 or 64 bits", "integer": "an integer dtype"}
+        raise TypeError(
+            f"{name} must have {wanted.get(kind, 'a bool dtype')}, got {value.dtype}; convert it with {name}{remedy}"
+        )
     axes = shape.split()
     lengths = tuple(value.shape)
     if axes and axes[0] == "...":
@@ -112,8 +117,11 @@ def check_tensor(name: str, value: Tensor, shape: str, *, kind: str = "float", f
         require(torch.isfinite(value.detach()), f"{name} has NaN or infinite entries; {remedy}")
 
 
-def check_faces(faces: Tensor, count: int, of: str = "verts") -> None:
-    """Raise unless `faces` are (F, 3) indices into the `count` vertices of the argument named `of`.
+def check_faces(faces: Tensor, count: int | None, of: str = "verts") -> Tensor:
+    """Raise unless `faces` are (F, 3) indices into the `count` vertices of the argument named `of`; they in int64.
+
+    Smaller integers overflow in what is computed from indices, and uint8 would be taken for a mask. With None any
+    number of vertices will do.
 
     Raises TypeError for a wrong dtype, ValueError for a wrong shape or an index out of range.
     """
@@ -121,13 +129,14 @@ def check_faces(faces: Tensor, count: int, of: str = "verts") -> None:
     if faces.numel():
         # On CUDA once for each tensor: a kernel must never see an index out of range, so this check cannot come later.
         low, high = _known_range(faces) if faces.is_cuda else _range(faces)
-        if low < 0 or high >= count:
-            wrong = low if low < 0 else high
-            raise ValueError(f"faces point to vertex {wrong}, but {of} has 0 … {count - 1}; indices start at 0")
+        if low < 0 or (count is not None and high >= count):
+            wrong, last = low if low < 0 else high, high if count is None else count - 1
+            raise ValueError(f"faces point to vertex {wrong}, but {of} has 0 … {last}; indices start at 0")
+    return faces.long()
 
 
 def _range(values: Tensor) -> tuple[int, int]:
-    low, high = torch.stack(values.aminmax()).tolist()
+    low, high = torch.stack(values.long().aminmax()).tolist()
     return low, high
 
 
@@ -154,8 +163,24 @@ def whole_number(name: str, value: Any, low: int = 1) -> int:
     if number is None:
         raise TypeError(f"{name} must be a whole number, got {value!r}; give an int of at least {low}")
     if number < low:
-        raise ValueError(f"{name} must be at least {low}, got {number}")
+        raise ValueError(f"{name} must be a whole number of at least {low}, got {number}")
     return number
+
+
+def number(name: str, value: Any) -> float:
+    """`value` as a Python float: any finite real number, NumPy's and PyTorch's scalars among them.
+
+    Raises TypeError for another type, ValueError for NaN and infinity.
+    """
+    try:
+        found = None if isinstance(value, bool | str | bytes) else float(value)
+    except (TypeError, ValueError, RuntimeError):
+        found = None
+    if found is None:
+        raise TypeError(f"{name} must be a number, got {value!r}")
+    if not math.isfinite(found):
+        raise ValueError(f"{name} must be finite, got {found}")
+    return found
 
 
 def image_sides(name: str, value: Any) -> tuple[int, int]:

@@ -13,6 +13,7 @@ from lib.checks import check_same_device, check_tensor
 from lib.geometry import rotations
 from lib.geometry.alignment import procrustes
 from lib.geometry.pointsets import diameter, knn_points
+from lib.geometry.vectors import binary_scale
 
 
 def iou(pred: Float[Tensor, "B H W"], target: Float[Tensor, "B H W"], threshold: float = 0.5) -> Float[Tensor, "B"]:
@@ -94,6 +95,7 @@ def angular_error(pred: Float[Tensor, "... 3"], target: Float[Tensor, "... 3"]) 
     for name, vectors in (("pred", pred), ("target", target)):
         if not vectors.any(-1).all():
             raise ValueError(f"{name} has vectors of length zero, which have no direction; mask them out first")
+    pred, target = pred / binary_scale(pred), target / binary_scale(target)
     across = torch.linalg.cross(pred, target).norm(dim=-1)
     return torch.rad2deg(torch.atan2(across, (pred * target).sum(-1)))
 

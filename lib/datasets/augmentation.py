@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lib.geometry.cameras import WeakPerspective
+from lib.geometry.image_plane import sample_image
 from lib.remembered import constant
 
 PICTURES = ("image", "mask", "distances")
@@ -51,7 +52,7 @@ def jitter(batch: dict[str, Tensor], scale: Float[Tensor, "B"], shift: Float[Ten
             picture = batch[name] if batch[name].ndim == 4 else batch[name][:, None]
             grid = F.affine_grid(theta, list(picture.shape), align_corners=False)
             padding = "zeros" if name == "mask" else "border"
-            sampled = F.grid_sample(picture, grid, padding_mode=padding, align_corners=False)
+            sampled = sample_image(picture, grid, padding)
             moved[name] = sampled.view_as(batch[name])
     if "distances" in moved:
         moved["distances"] = scale[:, None, None] * moved["distances"]

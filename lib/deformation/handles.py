@@ -50,6 +50,7 @@ class HandleLayer(nn.Module):
         super().__init__()
         self.logits = nn.Parameter(initial_logits(template, num_handles))
         self.energy = LaplacianEnergy(template, laplacian, method)
+        self.energy.check_handles(num_handles)
 
     @property
     def offset_shape(self) -> tuple[int, int]:
@@ -183,9 +184,17 @@ class LaplacianEnergy(nn.Module):
 
     def system(self, A: Float[Tensor, "K V"]) -> _Cholesky | _Woodbury:
         """Prepare W = LᵀL + AᵀA for solving."""
+        self.check_handles(len(A))
         if self.method == "cholesky":
             return _Cholesky(A, self.dense)
         return _Woodbury(A, self.pieces, self._apply_inverse)
+
+    def check_handles(self, count: int) -> None:
+        """Raise ValueError for fewer handles than the mesh has pieces: then a piece may move and nothing minds."""
+        pieces = self.pieces.shape[1]
+        if count < pieces:
+            reason = f"num_handles must be at least {pieces}, as the mesh has {pieces} pieces that no face connects"
+            raise ValueError(f"{reason} (a vertex without faces is one), got {count}; add handles, or drop pieces")
 
     def _apply_inverse(self, right: Float[Tensor, "V C"]) -> Float[Tensor, "V C"]:
         if self.dense is not None:

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lib.checks import check_same_device, check_tensor, require
+from lib.checks import check_same_device, check_tensor, image_sides, require
 from lib.geometry.rotations import quaternion_to_matrix
 from lib.remembered import constant
 
@@ -181,7 +181,5 @@ def image_to_pixels(points: Float[Tensor, "... 2"], image_size: int | tuple[int,
 
 
 def _width_height(points: Tensor, image_size: int | tuple[int, int]) -> Tensor:
-    height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
-    if min(height, width) < 1:
-        raise ValueError(f"image_size must be at least 1 pixel, got {image_size}")
+    height, width = image_sides("image_size", image_size)
     return constant(points, width, height)

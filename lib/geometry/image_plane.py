@@ -19,9 +19,18 @@ def pixel_centers(
     return torch.stack(torch.meshgrid(x, y, indexing="xy"), -1)
 
 
-def sample_image(images: Float[Tensor, "B C H W"], points: Float[Tensor, "B R S 2"]) -> Float[Tensor, "B C R S"]:
-    """The images' values at these points of the image plane, bilinear; beyond the border, the border's."""
-    return F.grid_sample(images, points, padding_mode="border", align_corners=False)
+def sample_image(
+    images: Float[Tensor, "B C H W"], points: Float[Tensor, "B R S 2"], padding: str = "border"
+) -> Float[Tensor, "B C R S"]:
+    """The images' values at these points of the image plane, bilinear; NaN where a point is not finite.
+
+    padding: what lies beyond the image, its "border" or "zeros".
+
+    Torch's `grid_sample` takes NaN for −1 (PyTorch issue 24823), which would hide that a model has diverged.
+    """
+    values = F.grid_sample(images, points, padding_mode=padding, align_corners=False)
+    lost = ~torch.isfinite(points.detach()).all(-1)
+    return values.masked_fill(lost[:, None], torch.nan)
 
 
 def foreground_distance(masks: Float[Tensor, "B H W"]) -> Float[Tensor, "B H W"]:
@@ -65,7 +74,7 @@ def erode(mask: Float[Tensor, "B H W"]) -> Float[Tensor, "B H W"]:
 
 
 def _inside(masks: Tensor) -> Tensor:
-    check_tensor("masks", masks, "B H W")
+    check_tensor("masks", masks, "B H W", finite=True)
     inside = masks > 0.5
     require(inside.flatten(1).any(1), "masks has an empty one, which has no boundary; drop that image")
     return inside

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lib.checks import check_faces, check_tensor
 from lib.geometry import mesh
+from lib.geometry.vectors import extent_scale
 
 if TYPE_CHECKING:
     import scipy.sparse
@@ -22,9 +23,10 @@ def corner_cotangents(verts: Float[Tensor, "... V 3"], faces: Int[Tensor, "F 3"]
     Leading axes are batches. In a triangle of zero area the sine is replaced by the smallest normal number
     of the dtype.
     """
-    check_tensor("verts", verts, "... V 3")
-    check_faces(faces, verts.shape[-2])
-    corners = [verts.index_select(-2, corner) for corner in faces.unbind(1)]
+    check_tensor("verts", verts, "... V 3", kind="real")
+    faces = check_faces(faces, verts.shape[-2])
+    scaled = verts / extent_scale(verts)
+    corners = [scaled.index_select(-2, corner) for corner in faces.unbind(1)]
     cotangents = []
     for i in range(3):
         to_next = corners[(i + 1) % 3] - corners[i]
@@ -63,7 +65,7 @@ def uniform_laplacian(faces: Int[Tensor, "F 3"], num_verts: int, normalized: boo
 
     Raises ValueError if faces name a vertex outside 0 … num_verts − 1.
     """
-    check_faces(faces, num_verts)
+    faces = check_faces(faces, num_verts)
     start, end = mesh.edges(faces).unbind(1)
     laplacian = _from_weights(start, end, torch.ones(len(start), device=faces.device), num_verts)
     if not normalized:
@@ -93,7 +95,7 @@ def lumped_mass(verts: Float[Tensor, "... V 3"], faces: Int[Tensor, "F 3"]) -> F
     """
     areas = mesh.face_areas(verts, faces)
     shares = (areas / 3).repeat_interleave(3, dim=-1)
-    return torch.zeros_like(verts[..., 0]).index_add(-1, faces.reshape(-1), shares)
+    return torch.zeros_like(verts[..., 0]).index_add(-1, faces.long().reshape(-1), shares)
 
 
 def to_scipy(matrix: Float[Tensor, "M N"]) -> scipy.sparse.csc_array:

@@ -16,11 +16,15 @@ from torch import Tensor
 
 from lib.checks import check_faces, check_same_device, check_tensor
 from lib.files import write_atomically
+from lib.geometry.vectors import extent_scale
 from lib.remembered import remembered
 
 if TYPE_CHECKING:
     import PIL.Image
     import trimesh
+
+# Of its sides' coordinates: a triangle whose doubled area is below has no normal. `validate_mesh` asks for more.
+FLAT_ROUNDINGS = 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +72,7 @@ def validate_mesh(verts: Float[Tensor, "V 3"], faces: Int[Tensor, "F 3"]) -> Non
     are not triangles or point outside the vertices, and triangles whose height is lost in the rounding
     of their own coordinates (zero area).
     """
-    check_tensor("verts", verts, "V 3", finite=True)
+    check_tensor("verts", verts, "V 3", kind="real", finite=True)
     if isinstance(faces, Tensor) and faces.ndim == 2 and faces.shape[1] > 3:
         raise ValueError(f"faces must be triangles, got {faces.shape[1]} corners each; triangulate them first")
     check_tensor("faces", faces, "F 3", kind="integer")
@@ -164,8 +168,7 @@ def _split(values: Float[Tensor, "V C"], faces: Int[Tensor, "F 3"]) -> tuple[Ten
 
 def edges(faces: Int[Tensor, "F 3"]) -> Int[Tensor, "E 2"]:
     """The edges of a mesh, each once, smaller index first, in lexicographic order."""
-    check_tensor("faces", faces, "F 3", kind="integer")
-    return _unique_edges(faces)[0]
+    return _unique_edges(check_faces(faces, None))[0]
 
 
 @remembered
@@ -178,33 +181,53 @@ def _unique_edges(faces: Int[Tensor, "F 3"]) -> tuple[Int[Tensor, "E 2"], Int[Te
     return torch.stack([keys // base, keys % base], dim=1), of_side.reshape(-1, 3)
 
 
-def _area_vectors(verts: Float[Tensor, "... V 3"], faces: Int[Tensor, "F 3"]) -> Float[Tensor, "... F 3"]:
-    """Outward normals, as long as twice the area."""
-    check_tensor("verts", verts, "... V 3")
-    check_faces(faces, verts.shape[-2])
-    a, b, c = (verts.index_select(-2, corner) for corner in faces.unbind(1))
-    return torch.linalg.cross(b - a, c - a)
+def _area_vectors(
+    verts: Float[Tensor, "... V 3"], faces: Int[Tensor, "F 3"]
+) -> tuple[Float[Tensor, "... F 3"], Float[Tensor, "... 1 1"]]:
+    """Outward normals, as long as twice the area, in squared units of the second result, a scale for each mesh.
+
+    Zero, without gradient, where the area is lost in the rounding of the triangle's own sides.
+    """
+    check_tensor("verts", verts, "... V 3", kind="real")
+    faces = check_faces(faces, verts.shape[-2])
+    scale = extent_scale(verts)
+    a, b, c = ((verts / scale).index_select(-2, corner) for corner in faces.unbind(1))
+    ab, ac = b - a, c - a
+    vectors = torch.linalg.cross(ab, ac)
+    with torch.no_grad():
+        longest = torch.maximum(ab.abs(), ac.abs()).amax(-1, keepdim=True)
+        rounding = FLAT_ROUNDINGS * torch.finfo(verts.dtype).eps * longest * longest
+        flat = vectors.abs().amax(-1, keepdim=True) <= rounding
+    return vectors.masked_fill(flat, 0), scale
+
+
+def _unit(vectors: Float[Tensor, "... 3"]) -> Float[Tensor, "... 3"]:
+    length = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)
+    return vectors / length.masked_fill(length == 0, 1)
 
 
 def face_normals(verts: Float[Tensor, "... V 3"], faces: Int[Tensor, "F 3"]) -> Float[Tensor, "... F 3"]:
-    """Unit outward normals of the faces; zero for a triangle of zero area. Leading axes are batches."""
-    return torch.nn.functional.normalize(_area_vectors(verts, faces), dim=-1, eps=1e-12)
+    """Unit outward normals of the faces, at any scale. Leading axes are batches.
+
+    Zero, without gradient, for a triangle of zero area, that is, less than the rounding of its sides.
+    """
+    return _unit(_area_vectors(verts, faces)[0])
 
 
 def face_areas(verts: Float[Tensor, "... V 3"], faces: Int[Tensor, "F 3"]) -> Float[Tensor, "... F"]:
     """Areas of the faces, in squared units of the vertices. Leading axes are batches."""
-    return _area_vectors(verts, faces).norm(dim=-1) / 2
+    vectors, scale = _area_vectors(verts, faces)
+    return vectors.norm(dim=-1) / 2 * scale[..., 0] * scale[..., 0]
 
 
 def vertex_normals(verts: Float[Tensor, "... V 3"], faces: Int[Tensor, "F 3"]) -> Float[Tensor, "... V 3"]:
-    """Unit outward normals at the vertices: the mean of the faces around, weighted by area.
+    """Unit outward normals at the vertices: the mean of the faces around, weighted by area; at any scale.
 
-    Zero at a vertex without faces. Leading axes are batches. The weights are those of PyTorch3D's
-    `Meshes.verts_normals_packed`.
+    Zero, without gradient, at a vertex without faces, or whose faces all have zero area. Leading axes are batches. The
+    weights are those of PyTorch3D's `Meshes.verts_normals_packed`.
     """
-    weighted = _area_vectors(verts, faces).repeat_interleave(3, dim=-2)
-    total = torch.zeros_like(verts).index_add(-2, faces.reshape(-1), weighted)
-    return torch.nn.functional.normalize(total, dim=-1, eps=1e-12)
+    weighted = _area_vectors(verts, faces)[0].repeat_interleave(3, dim=-2)
+    return _unit(torch.zeros_like(verts).index_add(-2, faces.long().reshape(-1), weighted))
 
 
 def mirror_permutation(verts: Float[Tensor, "V 3"], axis: int = 2) -> Int[Tensor, "V"]:

@@ -18,7 +18,8 @@ from scipy.optimize import linear_sum_assignment
 from scipy.spatial import cKDTree
 from torch import Tensor
 
-from lib.checks import check_faces, check_same_device, check_tensor, require
+from lib.checks import check_faces, check_same_device, check_tensor, require, whole_number
+from lib.geometry.vectors import extent_scale, unit
 
 # Measured on the CPU: beyond this many pairs of points a tree is faster than looking at all of them.
 TREE_PAIRS = 120 * 120
@@ -65,17 +66,16 @@ def sample_surface(
 
     Raises ValueError for a count below 1, faces out of range, non-finite vertices, or no area at all.
     """
-    check_tensor("verts", verts, "... V 3", finite=True)
+    check_tensor("verts", verts, "... V 3", kind="real", finite=True)
     check_same_device(verts=verts, faces=faces)
     if verts.ndim > 3:
         raise ValueError(f"verts must have shape (V, 3) or (B, V, 3), got {tuple(verts.shape)}; flatten the batch axes")
-    if count < 1:
-        raise ValueError(f"count must be at least 1, got {count}; ask for one point or more")
-    num_verts = verts.shape[-2]
-    check_faces(faces, num_verts)
+    count = whole_number("count", count)
+    faces = check_faces(faces, verts.shape[-2])
     batch = verts if verts.ndim == 3 else verts[None]
     corners = batch[:, faces]  # (B, F, 3 corners, 3)
-    normals = torch.linalg.cross(corners[:, :, 1] - corners[:, :, 0], corners[:, :, 2] - corners[:, :, 0])
+    sides = (corners[:, :, 1:] - corners[:, :, :1]) / extent_scale(batch)[..., None]
+    normals = torch.linalg.cross(sides[:, :, 0], sides[:, :, 1])
     cumulative = normals.detach().double().norm(dim=-1).cumsum(-1)
     collapsed = "faces must have an area above zero in total; drop meshes that are empty or collapsed"
     if not len(faces):
@@ -92,8 +92,8 @@ def sample_surface(
     points = points if verts.ndim == 3 else points[0]
     if not return_normals:
         return points
-    unit = torch.nn.functional.normalize(normals[which, chosen], dim=-1, eps=torch.finfo(verts.dtype).tiny)
-    return points, unit if verts.ndim == 3 else unit[0]
+    directions = unit(normals[which, chosen])
+    return points, directions if verts.ndim == 3 else directions[0]
 
 
 def knn_points(
@@ -117,10 +117,8 @@ def knn_points(
 
     Raises ValueError for empty clouds, shapes or lengths that do not fit, non-finite points, k below 1.
     """
-    lengths1, lengths2 = _check_clouds("p1", p1, lengths1, "p2", p2, lengths2)
-    if not isinstance(k, int) or k < 1:
-        raise ValueError(f"k must be a whole number of at least 1, got {k!r}; ask for one neighbour or more")
-    return _neighbors(p1, p2, lengths1, lengths2, k)
+    clouds = _check_clouds("p1", p1, lengths1, "p2", p2, lengths2)
+    return _neighbors(*clouds, whole_number("k", k))
 
 
 def chamfer_distance(
@@ -145,7 +143,7 @@ def chamfer_distance(
 
     Raises ValueError as `knn_points` does, or for an unknown reduction.
     """
-    x_lengths, y_lengths = _check_clouds("x", x, x_lengths, "y", y, y_lengths)
+    x, y, x_lengths, y_lengths = _check_clouds("x", x, x_lengths, "y", y, y_lengths)
     if point_reduction not in ("mean", "sum"):
         raise ValueError(f'point_reduction must be "mean" or "sum", got {point_reduction!r}; choose one of them')
     if batch_reduction not in ("mean", "sum", None):
@@ -158,10 +156,13 @@ def chamfer_distance(
 
 
 def diameter(points: Float[Tensor, "B N D"]) -> Float[Tensor, "B"]:
-    """The largest distance between two points of each cloud; all pairs, in pieces."""
+    """The largest distance between two points of each cloud: all pairs, in pieces, so in little memory."""
+    check_tensor("points", points, "B N D", kind="real", finite=True)
+    scale = extent_scale(points)
+    points = points / scale
     pieces = points.split(max(CHUNK_PAIRS // (len(points) * points.shape[1]), 1), dim=1)
     largest = torch.stack([_distances(piece, points).flatten(1).amax(1) for piece in pieces]).amax(0)
-    return largest.sqrt() if points.is_cuda else largest
+    return (largest.sqrt() if points.is_cuda else largest) * scale[:, 0, 0]
 
 
 def hausdorff_distance(
@@ -180,7 +181,7 @@ def hausdorff_distance(
 
     Raises ValueError as `knn_points` does.
     """
-    x_lengths, y_lengths = _check_clouds("x", x, x_lengths, "y", y, y_lengths)
+    x, y, x_lengths, y_lengths = _check_clouds("x", x, x_lengths, "y", y, y_lengths)
     ways = _nearest_squared(x, y, x_lengths, y_lengths, single_directional)
     return _root(torch.stack([squared.amax(-1) for squared, _ in ways]).amax(0))
 
@@ -202,11 +203,11 @@ def f_score(
 
     Raises ValueError as `knn_points` does, or for a threshold that is not above 0.
     """
-    lengths = _check_clouds("pred", pred, pred_lengths, "target", target, target_lengths)
+    clouds = _check_clouds("pred", pred.detach(), pred_lengths, "target", target.detach(), target_lengths)
     if not threshold > 0:
         raise ValueError(f"threshold must be above 0, got {threshold}; give a distance in the unit of the clouds")
     shares = []
-    for squared, count in _nearest_squared(pred.detach(), target.detach(), *lengths, False):
+    for squared, count in _nearest_squared(*clouds, False):
         inside = (squared < threshold**2) & _valid(squared.shape[1], count)
         shares.append(inside.sum(-1) / count)
     precision, recall = shares
@@ -268,9 +269,10 @@ def sinkhorn_distance(
     Raises ValueError for empty clouds, shapes or lengths that do not fit, non-finite points, epsilon ≤ 0, or
     another p.
     """
-    x_lengths, y_lengths = _check_clouds("x", x, x_lengths, "y", y, y_lengths)
-    if not epsilon > 0:
-        raise ValueError(f"epsilon must be above 0, got {epsilon}; exact_emd gives the limit 0")
+    x, y, x_lengths, y_lengths = _check_clouds("x", x, x_lengths, "y", y, y_lengths)
+    if not 0 < epsilon < math.inf:
+        raise ValueError(f"epsilon must be above 0 and finite, got {epsilon}; exact_emd gives the limit 0")
+    max_iterations = whole_number("max_iterations", max_iterations)
     log_x, log_y = _log_weights(x.shape[1], x_lengths, x), _log_weights(y.shape[1], y_lengths, y)
     options = (epsilon, p, tolerance, max_iterations)
     distance = _entropic_cost(x, y, log_x, log_y, *options)
@@ -285,7 +287,11 @@ def _entropic_cost(x, y, log_x, log_y, epsilon, p, tolerance, max_iterations) ->
     cost = _cost(x, y, p)
     with torch.no_grad():
         f, g = torch.zeros_like(log_x), torch.zeros_like(log_y)
-        temperature = max(float(cost.max()), epsilon)
+        largest = float(cost.max())
+        if not largest < min(epsilon, 1) * torch.finfo(cost.dtype).max / 4:
+            reason = f"the largest cost, {largest:.3g}, is too much for epsilon={epsilon:.3g} in {cost.dtype}"
+            raise ValueError(f"x and y lie too far apart: {reason}; scale them down, or raise epsilon")
+        temperature = max(largest, epsilon)
         while True:
             final = temperature == epsilon
             for step in range(max_iterations if final else min(SCALING_ITERATIONS, max_iterations)):
@@ -417,17 +423,17 @@ def _valid(size: int, lengths: Int[Tensor, "B"]) -> Tensor:
 
 def _root(squared: Tensor) -> Tensor:
     """The square root, with gradient zero at zero instead of infinity."""
-    positive = squared > 0
-    return torch.where(positive, torch.where(positive, squared, 1.0).sqrt(), 0.0)
+    zero = squared == 0
+    return torch.where(zero, 0.0, torch.where(zero, 1.0, squared).sqrt())
 
 
-def _check_clouds(name1, p1, lengths1, name2, p2, lengths2) -> tuple[Tensor, Tensor]:
-    """Check a pair of padded clouds; return the lengths, filled in where they were None."""
-    check_tensor(name1, p1, "B N D")
-    check_tensor(name2, p2, "B N D")
+def _check_clouds(name1, p1, lengths1, name2, p2, lengths2) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Check a pair of padded clouds; return them with a point of their own for padding, and the lengths, never None."""
+    check_tensor(name1, p1, "B N D", kind="real")
+    check_tensor(name2, p2, "B N D", kind="real")
     check_same_device(**{name1: p1, name2: p2})
     for name, points in ((name1, p1), (name2, p2)):
-        check_tensor(name, points, "B N D", finite=True)
+        check_tensor(name, points, "B N D", kind="real", finite=True)
         if points.numel() == 0:
             raise ValueError(f"{name} is empty, shape {tuple(points.shape)}; drop empty clouds before the call")
     if p1.dtype != p2.dtype:
@@ -435,7 +441,23 @@ def _check_clouds(name1, p1, lengths1, name2, p2, lengths2) -> tuple[Tensor, Ten
     if p1.shape[0] != p2.shape[0] or p1.shape[2] != p2.shape[2]:
         shapes = f"{tuple(p1.shape)} and {tuple(p2.shape)}"
         raise ValueError(f"{name1} and {name2} must agree in batch and dimension, got {shapes}; expand one of them")
-    return _check_lengths(name1, p1, lengths1), _check_lengths(name2, p2, lengths2)
+    p1, lengths1 = _without_padding(name1, p1, lengths1)
+    p2, lengths2 = _without_padding(name2, p2, lengths2)
+    return p1, p2, lengths1, lengths2
+
+
+def _without_padding(name: str, points: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
+    padded = lengths is not None
+    lengths = _check_lengths(name, points, lengths)
+    if padded:
+        points = torch.where(_valid(points.shape[1], lengths)[..., None], points, points[:, :1].detach())
+    # The squared distance of two points within this limit is finite.
+    limit = (torch.finfo(points.dtype).max / (4 * points.shape[2])) ** 0.5
+    message = (
+        f"{name} reaches beyond {limit:.1g}, where squared distances overflow {points.dtype}; scale the clouds down"
+    )
+    require(points.detach().abs() <= limit, message)
+    return points, lengths
 
 
 @functools.lru_cache(maxsize=64)
@@ -454,4 +476,4 @@ def _check_lengths(name: str, points: Tensor, lengths: Tensor | None) -> Int[Ten
         raise ValueError(
             f"lengths of {name} must lie in 1 … {size}, got {lengths.tolist()}; count the points, drop empty clouds"
         )
-    return lengths
+    return lengths.long()

@@ -12,7 +12,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from lib.checks import check_same_device, check_tensor
+from lib.checks import check_same_device, check_tensor, number
+from lib.geometry.vectors import binary_scale, unit
 from lib.remembered import constant
 
 
@@ -39,6 +40,7 @@ def quaternion_to_matrix(quaternion: Float[Tensor, "... 4"]) -> Float[Tensor, ".
     The zero quaternion is no rotation and gives NaN.
     """
     check_tensor("quaternion", quaternion, "... 4")
+    quaternion = quaternion / binary_scale(quaternion)
     w, x, y, z = quaternion.unbind(-1)
     s = 2 / quaternion.square().sum(-1)
     entries = (
@@ -111,8 +113,8 @@ def rotation_6d_to_matrix(d6: Float[Tensor, "... 6"]) -> Float[Tensor, "... 3 3"
     """
     check_tensor("d6", d6, "... 6")
     first, second = d6.split(3, -1)
-    first = F.normalize(first, dim=-1)
-    second = F.normalize(second - (first * second).sum(-1, keepdim=True) * first, dim=-1)
+    first, second = unit(first), second / binary_scale(second)
+    second = unit(second - (first * second).sum(-1, keepdim=True) * first)
     return torch.stack([first, second, torch.linalg.cross(first, second)], -2)
 
 
@@ -201,6 +203,10 @@ def slerp(p: Float[Tensor, "... 4"], q: Float[Tensor, "... 4"], t: Float[Tensor,
     Source: Shoemake, "Animating rotation with quaternion curves", SIGGRAPH 1985. t broadcasts against the batch
     axes of p and q.
     """
+    check_tensor("p", p, "... 4")
+    check_tensor("q", q, "... 4")
+    if not isinstance(t, Tensor):
+        t = torch.as_tensor(number("t", t), dtype=p.dtype, device=p.device)
     inverse = p * constant(p, 1, -1, -1, -1)
     step = quaternion_to_axis_angle(quaternion_multiply(q, inverse))
     return quaternion_multiply(axis_angle_to_quaternion(t[..., None] * step), p)

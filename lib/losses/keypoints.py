@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lib.checks import check_same_device, check_tensor
+from lib.geometry.vectors import binary_scale
 
 
 def keypoint_loss(
@@ -24,7 +25,8 @@ def keypoint_loss(
     check_tensor("target", target, f"{len(pred)} {pred.shape[1]} 2")
     check_tensor("visible", visible, f"{len(pred)} {pred.shape[1]}", kind="bool")
     check_same_device(pred=pred, target=target, visible=visible)
-    return torch.where(visible[..., None], pred - target, 0).square().mean()
+    # A hidden point is compared with itself, not left out: a prediction that is NaN shall be seen.
+    return (pred - torch.where(visible[..., None], target, pred.detach())).square().mean()
 
 
 def assignment_entropy(assignment: Float[Tensor, "K V"]) -> Float[Tensor, ""]:
@@ -45,5 +47,6 @@ def camera_loss(pred: Float[Tensor, "B 7"], target: Float[Tensor, "B 7"]) -> Flo
     check_tensor("pred", pred, "B 7")
     check_tensor("target", target, f"{len(pred)} 7")
     check_same_device(pred=pred, target=target)
-    cosine = F.cosine_similarity(pred[:, 3:], target[:, 3:], dim=-1)
+    quaternions = (values[:, 3:] / binary_scale(values[:, 3:]) for values in (pred, target))
+    cosine = F.cosine_similarity(*quaternions, dim=-1)
     return (1 - cosine.abs()).mean() + (pred[:, :3] - target[:, :3]).square().mean()

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lib.checks import check_faces, check_same_device, check_tensor
+from lib.checks import check_faces, check_same_device, check_tensor, whole_number
 from lib.geometry import laplacian, mesh
 from lib.geometry.rotations import nearest_rotation
 from lib.remembered import remembered
@@ -22,7 +22,7 @@ def edge_loss(
     Keeps single vertices from flying off. With target_length 0 it also shrinks the mesh.
     Source: Wang et al., Pixel2Mesh, 2018; as PyTorch3D's `mesh_edge_loss`.
     """
-    _check_batch(verts, faces)
+    faces = _check_batch(verts, faces)
     start, end = mesh.edges(faces).unbind(1)
     lengths = (verts[:, start] - verts[:, end]).norm(dim=-1)
     return (lengths - target_length).square().mean()
@@ -31,10 +31,11 @@ def edge_loss(
 def normal_consistency_loss(verts: Float[Tensor, "B V 3"], faces: Int[Tensor, "F 3"]) -> Float[Tensor, ""]:
     """Mean over pairs of faces with a common edge of 1 − cos of the angle between their normals.
 
-    0 for a flat sheet, 2 for a fold. Zero for a mesh without a common edge; where more than two faces
-    meet in an edge, each is paired with the next. As PyTorch3D's `mesh_normal_consistency`.
+    0 for a flat sheet, 2 for a fold, 1 without gradient where one of the two has zero area. Zero for a mesh without
+    a common edge; where more than two faces meet in an edge, each is paired with the next. As PyTorch3D's
+    `mesh_normal_consistency`.
     """
-    _check_batch(verts, faces)
+    faces = _check_batch(verts, faces)
     first, second = adjacent_faces(faces).unbind(1)
     if len(first) == 0:
         return verts.sum() * 0
@@ -44,8 +45,7 @@ def normal_consistency_loss(verts: Float[Tensor, "B V 3"], faces: Int[Tensor, "F
 
 def adjacent_faces(faces: Int[Tensor, "F 3"]) -> Int[Tensor, "P 2"]:
     """The pairs of faces with a common edge; on a closed manifold one for each edge."""
-    check_tensor("faces", faces, "F 3", kind="integer")
-    return _adjacent_faces(faces)
+    return _adjacent_faces(check_faces(faces, None))
 
 
 @remembered
@@ -67,7 +67,7 @@ def laplacian_loss(
     triangles; a vertex whose weights do not add up to more than zero is left out.
     Source: Desbrun et al. 1999; as PyTorch3D's `mesh_laplacian_smoothing` with "uniform" and "cot".
     """
-    _check_batch(verts, faces)
+    faces = _check_batch(verts, faces)
     if method == "uniform":
         start, end = mesh.edges(faces).unbind(1)
         weights = torch.ones_like(verts[:, start, 0])
@@ -80,17 +80,18 @@ def laplacian_loss(
     weights = torch.cat([weights, weights], dim=1)
     total = torch.zeros_like(verts[..., 0]).index_add(1, rows, weights)
     neighbours = torch.zeros_like(verts).index_add(1, rows, weights[..., None] * verts[:, columns])
-    counted = total > 0
+    counted = ~(total <= 0)  # also where it is NaN, which shall be seen
     mean = neighbours / torch.where(counted, total, 1)[..., None]
     return torch.where(counted[..., None], mean - verts, 0).norm(dim=-1).mean()
 
 
-def _check_batch(verts: Tensor, faces: Tensor) -> None:
-    check_tensor("verts", verts, "B V 3")
-    check_faces(faces, verts.shape[1])
+def _check_batch(verts: Tensor, faces: Tensor) -> Tensor:
+    check_tensor("verts", verts, "B V 3", kind="real")
+    faces = check_faces(faces, verts.shape[1])
     check_same_device(verts=verts, faces=faces)
     if len(faces) == 0:
         raise ValueError("faces is empty; a mesh needs at least one triangle")
+    return faces
 
 
 def arap_energy(
@@ -112,6 +113,7 @@ def arap_energy(
     Source: Sorkine & Alexa, "As-rigid-as-possible surface modeling", 2007, equations 3, 5 and 6.
     """
     _check_deformation(verts, rest)
+    faces = check_faces(faces, len(rest))
     start, end = mesh.edges(faces).unbind(1)
     if weights == "cotangent":
         matrix = laplacian.cotangent_laplacian(rest.detach(), faces)
@@ -139,9 +141,9 @@ def ring_pairs(faces: Int[Tensor, "F 3"], rings: int = 2) -> Int[Tensor, "P 2"]:
     """
     import scipy.sparse
 
-    check_tensor("faces", faces, "F 3", kind="integer")
-    if rings < 1:
-        raise ValueError(f"rings must be 1 or more, got {rings}")
+    faces, rings = check_faces(faces, None), whole_number("rings", rings)
+    if len(faces) == 0:
+        raise ValueError("faces is empty; a mesh needs at least one triangle")
     start, end = mesh.edges(faces).cpu().numpy().T
     size = int(faces.max()) + 1
     neighbours = scipy.sparse.coo_array((np.ones(len(start)), (start, end)), shape=(size, size))
@@ -164,12 +166,12 @@ def edge_rigidity(
     """
     _check_deformation(verts, rest)
     check_tensor("pairs", pairs, "P 2", kind="integer")
-    start, end = pairs.unbind(1)
+    start, end = pairs.long().unbind(1)
     lengths = (verts[:, start] - verts[:, end]).norm(dim=-1)
     return (lengths - (rest[start] - rest[end]).norm(dim=-1)).abs().mean(1)
 
 
 def _check_deformation(verts: Tensor, rest: Tensor) -> None:
-    check_tensor("verts", verts, "B V 3")
+    check_tensor("verts", verts, "B V 3", kind="real")
     check_tensor("rest", rest, f"{verts.shape[1]} 3")
     check_same_device(verts=verts, rest=rest)

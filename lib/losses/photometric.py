@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lib.checks import check_same_device, check_tensor, require
+from lib.geometry.image_plane import sample_image
 
 SMALLEST_SIGMA = 1e-4
 
@@ -112,4 +113,4 @@ def outside_loss(points: Float[Tensor, "B H W 2"], distances: Float[Tensor, "B H
     """
     check_tensor("points", points, f"{len(points)} Ht Wt 2")
     check_tensor("distances", distances, f"{len(points)} H W")
-    return F.grid_sample(distances[:, None], points, padding_mode="border", align_corners=False).mean()
+    return sample_image(distances[:, None], points).mean()

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from lib import metrics
 from lib.checks import check_same_device, check_tensor
+from lib.geometry.image_plane import sample_image
 from lib.geometry.pointsets import chamfer_distance
 from lib.remembered import constant
 
@@ -42,11 +43,10 @@ def distance_loss(points: Float[Tensor, "B N 2"], distances: Float[Tensor, "B H 
     # Between the outermost pixels' centres and the border the map is flat: there, too, the way back is what counts.
     limit = 1 - 1 / constant(points, distances.shape[2], distances.shape[1])
     within = torch.maximum(torch.minimum(points, limit), -limit)
-    sampled = torch.nn.functional.grid_sample(
-        distances[:, None], within[:, None], padding_mode="border", align_corners=False
-    )
+    sampled = sample_image(distances[:, None], within[:, None])
     beyond = (points - within).square().sum(-1)
-    beyond = torch.where(beyond > 0, torch.where(beyond > 0, beyond, 1.0).sqrt(), 0.0)
+    # Not `beyond > 0`, which is false for NaN and would hide a diverged model.
+    beyond = torch.where(beyond == 0, 0.0, torch.where(beyond == 0, 1.0, beyond).sqrt())
     return (sampled[:, 0, 0] + beyond).mean()
 
 

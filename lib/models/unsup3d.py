@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from lib import rendering
 from lib.checks import check_same_device, check_tensor
 from lib.geometry.depth_maps import depth_to_normals, depth_to_points, grid_faces, project, steep_pixels
-from lib.geometry.image_plane import pixel_centers
+from lib.geometry.image_plane import pixel_centers, sample_image
 from lib.geometry.turntable import FOCAL, turn, turn_back
 from lib.layers.convolutional import doubling_decoder, halving_encoder
 from lib.losses.depth import curvature_loss, smoothness_loss
@@ -95,7 +95,7 @@ def reproject(
     places = canonical_places(seen, view)
     if steepest is not None:
         places = torch.where(steep_pixels(seen.detach(), steepest, FOCAL)[..., None], places.detach(), places)
-    image = F.grid_sample(canonical, places, padding_mode="border", align_corners=False)
+    image = sample_image(canonical, places)
     return image, seen, mask
 
 

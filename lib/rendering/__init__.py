@@ -14,13 +14,17 @@ import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import ModuleType
+from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from lib.checks import check_faces, check_same_device, check_tensor, require
+from lib.checks import check_faces, check_same_device, check_tensor, image_sides, require
+from lib.geometry.image_plane import sample_image
 from lib.geometry.mesh import vertex_normals
+from lib.geometry.vectors import unit
 from lib.remembered import constant
 
 # Of interpolated texture coordinates, in float32.
@@ -125,14 +129,14 @@ def interpolate(
     """
     batch, height, width = fragments.face.shape
     check_tensor("attributes", attributes, "B V C" if attributes.ndim == 3 else "V C")
-    check_faces(faces, attributes.shape[-2], of="attributes")
+    faces = check_faces(faces, attributes.shape[-2], of="attributes")
     check_same_device(attributes=attributes, faces=faces, fragments=fragments.face)
     if attributes.ndim == 3 and len(attributes) != batch:
         raise ValueError(f"attributes has {len(attributes)} items, fragments {batch}; make the batches equal")
     if fragments.face.is_cuda:
         return _interpolate_all(attributes, faces, fragments)
     covered = (fragments.face.flatten() >= 0).nonzero()[:, 0]
-    corner = faces.long()[fragments.face.flatten()[covered]]
+    corner = faces[fragments.face.flatten()[covered]]
     if attributes.ndim == 3:
         corner = corner + (covered // (height * width) * attributes.shape[1])[:, None]
     table = attributes.reshape(-1, attributes.shape[-1])
@@ -178,7 +182,7 @@ def texture_sample(
     at = torch.where((at < -ROUNDING) | (at > 1 + ROUNDING), at - at.detach().floor(), at)
     grid = torch.stack([2 * at[..., 0] - 1, 1 - 2 * at[..., 1]], -1)
     texture = texture.expand(len(grid), *texture.shape[1:])
-    colors = torch.nn.functional.grid_sample(texture, grid, padding_mode="border", align_corners=False)
+    colors = sample_image(texture, grid)
     return colors * fragments.mask[:, None]
 
 
@@ -214,14 +218,24 @@ def shade(
     if gradient not in ("none", "nmr"):
         raise ValueError(f'gradient must be "none" or "nmr", got {gradient!r}')
     fragments = rasterize(verts, faces, image_size, perspective, backend=backend)
-    normals = vertex_normals(verts, faces) if normals is None else normals
+    batch, height, width = fragments.face.shape
+    if uvs is None:
+        check_tensor("colors", colors, "B V 3" if getattr(colors, "ndim", 2) == 3 else "V 3")
+    else:
+        check_tensor("colors", colors, "B 3 Ht Wt" if getattr(colors, "ndim", 3) == 4 else "3 Ht Wt")
+    if normals is None:
+        normals = vertex_normals(verts, faces)
+    check_tensor("normals", normals, f"{batch} {verts.shape[1]} 3")
     normal = torch.nn.functional.normalize(interpolate(normals, faces, fragments), dim=1)
     albedo = interpolate(colors, faces, fragments) if uvs is None else texture_sample(uvs, colors, faces, fragments)
-    light = constant(verts, -0.35, -0.6, -0.72) if light is None else _numbers(light, verts)
-    light = torch.nn.functional.normalize(light, dim=-1).expand(len(verts), 3)
+    light = (
+        constant(verts, -0.35, -0.6, -0.72) if light is None else _broadcast("light", light, verts, (3,), (batch, 3))
+    )
+    light = unit(light).expand(batch, 3)
     cosine = (normal * light[:, :, None, None]).sum(1, keepdim=True).clamp(min=0)
-    ambient = _numbers(ambient, verts).expand(len(verts))[:, None, None, None]
-    background = _numbers(background, verts)
+    ambient = _broadcast("ambient", ambient, verts, (), (batch,)).expand(batch)[:, None, None, None]
+    allowed = ((), (3,), (3, height, width), (batch, 3, height, width), (1, 3, height, width))
+    background = _broadcast("background", background, verts, *allowed)
     background = background[:, None, None] if background.ndim == 1 else background
     image = torch.where(fragments.mask[:, None], albedo * (ambient + (1 - ambient) * cosine), background)
     if gradient == "nmr":
@@ -230,11 +244,21 @@ def shade(
     return image
 
 
-def _numbers(value: float | Sequence[float] | Tensor, like: Tensor) -> Tensor:
-    """A number, several, or a tensor, with the type and on the device of `like`."""
-    if isinstance(value, Tensor):
-        return value.to(like)
-    return constant(like, *value) if isinstance(value, Sequence) else constant(like, value)[0]
+def _broadcast(name: str, value: Any, like: Tensor, *shapes: tuple[int, ...]) -> Tensor:
+    """A number, a list or a tensor as a tensor like another one. Raises TypeError or ValueError for other shapes."""
+    try:
+        # Numbers are made into a tensor once: a copy to CUDA would wait.
+        if isinstance(value, Sequence):
+            value = constant(like, *(float(entry) for entry in value))
+        elif not isinstance(value, Tensor) and np.ndim(value) == 0:
+            value = constant(like, float(value))[0]
+        value = torch.as_tensor(value).to(like)
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(f"{name} must be a number or a tensor, got {type(value).__name__}") from None
+    if tuple(value.shape) not in shapes:
+        wanted = " or ".join(dict.fromkeys("a number" if not shape else str(shape) for shape in shapes))
+        raise ValueError(f"{name} must be {wanted}, got {tuple(value.shape)}; colours come before rows and columns")
+    return value
 
 
 def visible_vertices(
@@ -294,19 +318,17 @@ def _check(
 ) -> tuple[Tensor, Tensor, tuple[int, int]]:
     """Refuse what cannot be rendered; return isotropic vertices, int64 faces and (H, W)."""
     check_tensor("verts", verts, "B V 3", finite=True)
-    check_faces(faces, verts.shape[1])
+    faces = check_faces(faces, verts.shape[1])
     check_same_device(verts=verts, faces=faces)
     if verts.dtype not in (torch.float32, torch.float64):
         raise TypeError(f"verts must be float32 or float64, got {verts.dtype}; convert it with verts.float()")
-    size = (image_size, image_size) if isinstance(image_size, int) else tuple(int(side) for side in image_size)
-    if len(size) != 2 or min(size) < 1:
-        raise ValueError(f"image_size must be a positive number of pixels or (H, W), got {image_size!r}")
+    size = image_sides("image_size", image_size)
     if perspective and verts.numel():
         depths = verts.detach()[..., 2]
         require(depths > 0, "verts has depths z <= 0, at or behind the camera; move the object in front of it")
     if size[0] != size[1]:
         verts = verts * constant(verts, size[1] / min(size), size[0] / min(size), 1.0)
-    return verts, faces.long(), size
+    return verts, faces, size
 
 
 def _backend(name: str, verts: Tensor) -> ModuleType:
