@@ -130,8 +130,8 @@ def check_faces(faces: Tensor, count: int | None, of: str = "verts") -> Tensor:
         # On CUDA once for each tensor: a kernel must never see an index out of range, so this check cannot come later.
         low, high = _known_range(faces) if faces.is_cuda else _range(faces)
         if low < 0 or (count is not None and high >= count):
-            wrong, last = low if low < 0 else high, high if count is None else count - 1
-            raise ValueError(f"faces point to vertex {wrong}, but {of} has 0 … {last}; indices start at 0")
+            wrong, known = low if low < 0 else high, "" if count is None else f", but {of} has 0 … {count - 1}"
+            raise ValueError(f"faces point to vertex {wrong}{known}; indices start at 0")
     return faces.long()
 
 
@@ -163,7 +163,7 @@ def whole_number(name: str, value: Any, low: int = 1) -> int:
     if number is None:
         raise TypeError(f"{name} must be a whole number, got {value!r}; give an int of at least {low}")
     if number < low:
-        raise ValueError(f"{name} must be a whole number of at least {low}, got {number}")
+        raise ValueError(f"{name} must be at least {low}, got {number}")
     return number
 
 

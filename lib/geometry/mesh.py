@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     import PIL.Image
     import trimesh
 
-# Of its sides' coordinates: a triangle whose doubled area is below has no normal. `validate_mesh` asks for more.
-FLAT_ROUNDINGS = 2
+# Of a triangle's length, the height below which its normal has no gradient.
+THIN = 1e-5
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,22 +183,21 @@ def _unique_edges(faces: Int[Tensor, "F 3"]) -> tuple[Int[Tensor, "E 2"], Int[Te
 
 def _area_vectors(
     verts: Float[Tensor, "... V 3"], faces: Int[Tensor, "F 3"]
-) -> tuple[Float[Tensor, "... F 3"], Float[Tensor, "... 1 1"]]:
-    """Outward normals, as long as twice the area, in squared units of the second result, a scale for each mesh.
-
-    Zero, without gradient, where the area is lost in the rounding of the triangle's own sides.
-    """
+) -> tuple[Float[Tensor, "... F 3"], Float[Tensor, "... F 1"], Float[Tensor, "... 1 1"]]:
+    """Outward normals, as long as twice the area; the longest coordinate of the sides; a scale that both are in."""
     check_tensor("verts", verts, "... V 3", kind="real")
     faces = check_faces(faces, verts.shape[-2])
     scale = extent_scale(verts)
     a, b, c = ((verts / scale).index_select(-2, corner) for corner in faces.unbind(1))
     ab, ac = b - a, c - a
-    vectors = torch.linalg.cross(ab, ac)
-    with torch.no_grad():
-        longest = torch.maximum(ab.abs(), ac.abs()).amax(-1, keepdim=True)
-        rounding = FLAT_ROUNDINGS * torch.finfo(verts.dtype).eps * longest * longest
-        flat = vectors.abs().amax(-1, keepdim=True) <= rounding
-    return vectors.masked_fill(flat, 0), scale
+    longest = torch.maximum(ab.detach().abs(), ac.detach().abs()).amax(-1, keepdim=True)
+    return torch.linalg.cross(ab, ac), longest, scale
+
+
+def _tame(vectors: Float[Tensor, "... F 3"], longest: Float[Tensor, "... F 1"]) -> Float[Tensor, "... F 3"]:
+    """The same vectors, taken as constants where the gradient of their direction explodes."""
+    height = vectors.detach().abs().amax(-1, keepdim=True)
+    return torch.where(height <= THIN * longest * longest, vectors.detach(), vectors)
 
 
 def _unit(vectors: Float[Tensor, "... 3"]) -> Float[Tensor, "... 3"]:
@@ -209,24 +208,27 @@ def _unit(vectors: Float[Tensor, "... 3"]) -> Float[Tensor, "... 3"]:
 def face_normals(verts: Float[Tensor, "... V 3"], faces: Int[Tensor, "F 3"]) -> Float[Tensor, "... F 3"]:
     """Unit outward normals of the faces, at any scale. Leading axes are batches.
 
-    Zero, without gradient, for a triangle of zero area, that is, less than the rounding of its sides.
+    A triangle of zero area has a zero normal. It, and triangles thinner than a hundred-thousandth of their length, have
+    no gradient, which would be larger than 10⁵ radians per length.
     """
-    return _unit(_area_vectors(verts, faces)[0])
+    vectors, longest, _ = _area_vectors(verts, faces)
+    return _unit(_tame(vectors, longest))
 
 
 def face_areas(verts: Float[Tensor, "... V 3"], faces: Int[Tensor, "F 3"]) -> Float[Tensor, "... F"]:
     """Areas of the faces, in squared units of the vertices. Leading axes are batches."""
-    vectors, scale = _area_vectors(verts, faces)
+    vectors, _, scale = _area_vectors(verts, faces)
     return vectors.norm(dim=-1) / 2 * scale[..., 0] * scale[..., 0]
 
 
 def vertex_normals(verts: Float[Tensor, "... V 3"], faces: Int[Tensor, "F 3"]) -> Float[Tensor, "... V 3"]:
     """Unit outward normals at the vertices: the mean of the faces around, weighted by area; at any scale.
 
-    Zero, without gradient, at a vertex without faces, or whose faces all have zero area. Leading axes are batches. The
-    weights are those of PyTorch3D's `Meshes.verts_normals_packed`.
+    Zero at a vertex without faces, or whose faces all have zero area; thin faces give no gradient (see `face_normals`).
+    Leading axes are batches. The weights are those of PyTorch3D's `Meshes.verts_normals_packed`.
     """
-    weighted = _area_vectors(verts, faces)[0].repeat_interleave(3, dim=-2)
+    vectors, longest, _ = _area_vectors(verts, faces)
+    weighted = _tame(vectors, longest).repeat_interleave(3, dim=-2)
     return _unit(torch.zeros_like(verts).index_add(-2, faces.long().reshape(-1), weighted))
 
 

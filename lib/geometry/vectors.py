@@ -26,7 +26,7 @@ def unit(vectors: Float[Tensor, "..."], dim: int = -1) -> Float[Tensor, "..."]:
     """The vectors along `dim`, scaled to length 1 whatever their length; zero, without gradient, for zero ones."""
     scaled = vectors / binary_scale(vectors, dim)
     length = torch.linalg.vector_norm(scaled, dim=dim, keepdim=True)
-    return scaled / torch.where(length > 0, length, 1.0)
+    return torch.where(length == 0, 0.0, scaled / torch.where(length == 0, 1.0, length))
 
 
 def extent_scale(points: Float[Tensor, "... N D"]) -> Float[Tensor, "... 1 1"]:

@@ -221,8 +221,6 @@ def shade(
     batch, height, width = fragments.face.shape
     if uvs is None:
         check_tensor("colors", colors, "B V 3" if getattr(colors, "ndim", 2) == 3 else "V 3")
-    else:
-        check_tensor("colors", colors, "B 3 Ht Wt" if getattr(colors, "ndim", 3) == 4 else "3 Ht Wt")
     if normals is None:
         normals = vertex_normals(verts, faces)
     check_tensor("normals", normals, f"{batch} {verts.shape[1]} 3")

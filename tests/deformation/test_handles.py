@@ -317,3 +317,20 @@ def test_bad_input():
     with pytest.raises(ValueError, match="targets must have shape"):
         handles.deform(A, targets[:, 1:], layer.energy)
     assert np.isfinite(layer.fold()[0].numpy()).all()
+
+
+@pytest.mark.parametrize("method", ["woodbury", "cholesky"])
+@pytest.mark.parametrize("stray", [False, True])
+def test_every_piece_needs_a_handle(method, stray):
+    """With fewer handles than pieces a piece may go anywhere; a vertex without faces is a piece too."""
+    sphere = mesh.icosphere(1)
+    moved = [0.3 * sphere.verts + torch.tensor([float(i), 0, 0]) for i in range(3)]
+    verts = torch.cat([*moved, torch.tensor([[9.0, 9, 9]])][: 4 if stray else 3])
+    template = mesh.Mesh(verts, torch.cat([sphere.faces + 42 * i for i in range(3)]))
+    pieces = 4 if stray else 3
+    for count in range(1, pieces):
+        with pytest.raises(ValueError, match=rf"num_handles must be at least {pieces}.*got {count}; add handles"):
+            handles.HandleLayer(template, count, method=method)
+    layer = handles.HandleLayer(template, pieces, method=method)
+    moved = layer(torch.full((1, pieces, 3), 0.1))
+    torch.testing.assert_close(moved[0], verts + 0.1, atol=1e-3, rtol=0)

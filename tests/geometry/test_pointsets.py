@@ -1,4 +1,6 @@
 import math
+import resource
+import signal
 import subprocess
 import sys
 
@@ -454,7 +456,7 @@ X = torch.zeros(1, 4, 3)
         (lambda: chamfer_distance(X, X, torch.tensor([1.0])), "lengths of x must have an integer dtype"),
         (lambda: chamfer_distance(X, X, point_reduction="max"), "point_reduction must be"),
         (lambda: chamfer_distance(X, X, batch_reduction="max"), "batch_reduction must be"),
-        (lambda: knn_points(X, X, k=0), "k must be a whole number"),
+        (lambda: knn_points(X, X, k=0), "k must be at least 1"),
         (lambda: knn_points(X, X, 3), "lengths of p1 must be a torch.Tensor"),
         (lambda: f_score(X, X, 0), "threshold must be above 0"),
         (lambda: sinkhorn_distance(X, X, 0), "epsilon must be above 0"),
@@ -474,3 +476,83 @@ def test_bad_input_gets_one_line(call, message):
     with pytest.raises((TypeError, ValueError), match=message) as caught:
         call()
     assert "\n" not in str(caught.value)
+
+
+def stop_after(seconds: int):
+    """Raise TimeoutError in what runs longer, so that an endless loop is a failure."""
+
+    def stop(*_):
+        raise TimeoutError(f"still running after {seconds} s")
+
+    signal.signal(signal.SIGALRM, stop)
+    signal.alarm(seconds)
+
+
+@pytest.mark.parametrize("padding", [0.0, -7.0, 1e6, 1e20, 3e38])
+@pytest.mark.parametrize("size", [20, 130, 2100])
+def test_what_stands_in_the_padding_changes_nothing(padding, size):
+    generator = torch.Generator().manual_seed(0)
+    x, y = torch.rand(2, size, 3, generator=generator), torch.rand(2, size, 3, generator=generator)
+    short = torch.tensor([size, size - 5])
+    padded = torch.where((torch.arange(size) < short[:, None])[..., None], x, torch.tensor(padding)).requires_grad_()
+    plain = x.clone().requires_grad_()
+    stop_after(60)
+    for function in (pointsets.chamfer_distance, pointsets.hausdorff_distance):
+        values = [function(cloud, y, short).sum() for cloud in (padded, plain)]
+        torch.testing.assert_close(*values)
+        gradients = [torch.autograd.grad(value, cloud)[0] for value, cloud in zip(values, (padded, plain), strict=True)]
+        torch.testing.assert_close(*gradients)
+    assert torch.equal(*(pointsets.f_score(cloud, y, 0.1, short) for cloud in (padded, plain)))
+    if size < 200:
+        values = [pointsets.sinkhorn_distance(cloud, y, 0.05, short) for cloud in (padded, plain)]
+        torch.testing.assert_close(*values)
+        assert torch.autograd.grad(values[0].sum(), padded)[0].isfinite().all()
+    signal.alarm(0)
+
+
+@pytest.mark.parametrize("size", [20, 130, 2100])
+@pytest.mark.parametrize("function", ["chamfer_distance", "knn_points", "hausdorff_distance", "sinkhorn_distance"])
+def test_squares_that_overflow_are_refused(size, function):
+    x = torch.rand(1, size, 3)
+    epsilon = (0.1,) if function == "sinkhorn_distance" else ()
+    stop_after(60)
+    with pytest.raises(
+        ValueError, match=r"(y|p2) reaches beyond 5e\+18, where squared distances overflow torch\.float32"
+    ):
+        getattr(pointsets, function)(x, 1e19 * x + 1e19, *epsilon)
+    if size < 200:
+        far = pointsets.chamfer_distance(x.double(), 1e19 * x.double() + 1e19)
+        assert far.isfinite() and far > 1e38
+    signal.alarm(0)
+
+
+def test_sinkhorn_ends_or_says_why_not():
+    x = torch.rand(1, 20, 2, generator=torch.Generator().manual_seed(0))
+    stop_after(60)
+    with pytest.raises(ValueError, match=r"x and y lie too far apart.*scale them down, or raise epsilon"):
+        pointsets.sinkhorn_distance(1e18 * x, x, 1e-3)
+    assert pointsets.sinkhorn_distance(1e15 * x, x, 1.0).isfinite().all()
+    for epsilon in (float("inf"), float("nan"), 0.0, -1.0):
+        with pytest.raises(ValueError, match="epsilon must be above 0 and finite"):
+            pointsets.sinkhorn_distance(x, x, epsilon)
+    signal.alarm(0)
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int16, torch.uint8])
+def test_lengths_of_every_integer_type(dtype):
+    x, y = torch.rand(2, 9, 3), torch.rand(2, 8, 3)
+    lengths = torch.tensor([9, 4])
+    expected = pointsets.chamfer_distance(x, y, lengths)
+    assert torch.equal(pointsets.chamfer_distance(x, y, lengths.to(dtype)), expected)
+    assert torch.equal(pointsets.knn_points(x, y, k=np.int64(2)).idx, pointsets.knn_points(x, y, k=2).idx)
+
+
+def test_the_diameter_needs_no_square_of_memory():
+    """The distances of all pairs of 20 000 points would take 1.6 GB."""
+    points = torch.nn.functional.normalize(
+        torch.randn(1, 20_000, 3, generator=torch.Generator().manual_seed(0)), dim=-1
+    )
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert pointsets.farthest_distance(points).item() == pytest.approx(2, abs=1e-3)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 400_000
+    assert pointsets.farthest_distance(1e-25 * points[:, :50]).item() > 1e-25

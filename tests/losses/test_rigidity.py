@@ -140,7 +140,7 @@ def test_bad_input():
         mesh_losses.arap_energy(verts, rest[:-1], faces)
     with pytest.raises(ValueError, match="weights='cot' is unknown"):
         mesh_losses.arap_energy(verts, rest, faces, "cot")
-    with pytest.raises(ValueError, match="rings must be 1 or more"):
+    with pytest.raises(ValueError, match="rings must be at least 1"):
         mesh_losses.ring_pairs(faces, 0)
     with pytest.raises(ValueError, match="pairs must have shape"):
         mesh_losses.edge_rigidity(verts, rest, faces)
