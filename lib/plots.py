@@ -207,8 +207,7 @@ def shaded_mesh(
     if center is None:
         center = (verts.amax(0) + verts.amin(0)) / 2
     points = verts - torch.as_tensor(center).detach().cpu().float()
-    if radius is None:
-        radius = float(points.norm(dim=-1).max())
+    radius = float(points.norm(dim=-1).max() if radius is None else radius)
     points = points @ view_rotation(azimuth, elevation).T / (1.05 * radius)
     supersampled = 2 * size
     picture = rendering.shade(points[None], faces, colors[None], supersampled, background=1.0)[0]
@@ -237,6 +236,7 @@ def draw_points(
     """Draw a cloud (N, 3) orthographically from `azimuth`, `elevation` in degrees, far points first."""
     points = torch.as_tensor(points).detach().cpu().float() @ view_rotation(azimuth, elevation).T
     order = points[:, 2].argsort(descending=True)
+    color = color.detach().cpu() if isinstance(color, torch.Tensor) else color
     chosen = color if color is None or isinstance(color, str) else np.asarray(color)[order.numpy()]
     axis.scatter(points[order, 0], points[order, 1], s=size, c=chosen, linewidths=0, **scatter)
     if not axis.yaxis_inverted():

@@ -58,8 +58,9 @@ def fit(
     optimizer: Adam(`lr`) unless given; `parameter_groups` gives parts of a model rates of their own. schedule: a factor
         of the learning rate(s) for every step, such as `warmup_cosine(steps)`.
     device: where to train; see `pick_device`. On CUDA, with `mixed_precision`, `model(…)` runs in bfloat16 and
-        returns float32, where the GPU has bfloat16 (since Ampere); what `loss_fn` computes outside of it stays in
-        float32. Without, convolutions still round their factors to TF32 (`torch.backends.cudnn.allow_tf32`).
+        returns float32, where the GPU has bfloat16 (since Ampere); what `loss_fn` computes outside of it, the model's
+        other methods included, stays in float32. Even without, convolutions round their factors to TF32
+        (`torch.backends.cudnn.allow_tf32`).
     out_dir: where `<name>.checkpoint` is kept, atomically, every `checkpoint_every` steps and at the end;
         called again with the same arguments, the run goes on from there, on the CPU to the very weights of a run
         that was never stopped (CUDA adds in another order each time). Without it nothing is written, and the run

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import linear
 
-from lib.checks import check_same_device, check_tensor
+from lib.checks import check_same_device, check_tensor, require
 from lib.geometry import geodesics, laplacian, mesh
 
 # Up to so many vertices (LᵀL)⁺ is kept as one dense matrix (36 MB in float32), which suits a GPU; above, as sparse
@@ -202,11 +202,24 @@ class LaplacianEnergy(nn.Module):
         return torch.from_numpy(self.pseudo_inverse.solve(right.double().cpu().numpy())).to(right)
 
 
+def _cholesky(matrix: Tensor) -> Tensor:
+    """The Cholesky factor; on CUDA PyTorch's own would wait to see whether there is one."""
+    factor, failed = torch.linalg.cholesky_ex(matrix)
+    require(failed == 0, "A leaves the system of the handles singular; give finite handles that touch every piece")
+    return factor
+
+
+def _solve(matrix: Tensor, right: Tensor) -> Tensor:
+    solution, failed = torch.linalg.solve_ex(matrix, right)
+    require(failed == 0, "A leaves the system of the handles singular; give finite handles that touch every piece")
+    return solution
+
+
 class _Cholesky:
     """Solve with W as a dense matrix: O(V² K + V³) a step."""
 
     def __init__(self, A: Tensor, gram: Float[Tensor, "V V"]) -> None:
-        self.factor = torch.linalg.cholesky(gram + A.mT @ A)
+        self.factor = _cholesky(gram + A.mT @ A)
         self.influence = self.solve(A.mT)
 
     def solve(self, right: Float[Tensor, "V C"]) -> Float[Tensor, "V C"]:
@@ -228,19 +241,19 @@ class _Woodbury:
         self.apply_inverse = apply_inverse
         self.spread = apply_inverse(A.mT)
         eye = torch.eye(len(A), dtype=A.dtype, device=A.device)
-        self.factor = torch.linalg.cholesky(eye + A @ self.spread)
+        self.factor = _cholesky(eye + A @ self.spread)
         self.touch = A @ pieces
         self.touch_solved = torch.cholesky_solve(self.touch, self.factor)
         self.schur = self.touch.mT @ self.touch_solved
         # Solve for Y = Aᵀ. There 1 − U is small, and is what we need: compute it directly.
-        shift = torch.linalg.solve(self.schur, self.touch_solved.mT)
+        shift = _solve(self.schur, self.touch_solved.mT)
         rest = torch.cholesky_solve(eye - self.touch @ shift, self.factor)
         self.influence = self.spread @ rest + pieces @ shift
 
     def solve(self, right: Float[Tensor, "V C"]) -> Float[Tensor, "V C"]:
         solved = self.apply_inverse(right)
         moved = torch.cholesky_solve(self.spread.mT @ right, self.factor)
-        shift = torch.linalg.solve(self.schur, self.pieces.mT @ right - self.touch.mT @ moved)
+        shift = _solve(self.schur, self.pieces.mT @ right - self.touch.mT @ moved)
         moved = moved + self.touch_solved @ shift
         return solved - self.spread @ moved + self.pieces @ shift
 

@@ -6,9 +6,9 @@ operations and CPU indices; generators of the CPU; `.numpy()`), computes the res
 on CUDA: a launch of a kernel, or a wait of the host for the device. Unlike PyTorch's FakeTensorMode this has numbers,
 so that code which depends on data, autograd, optimisers and CUDA's Warp kernels (run on the CPU) all run.
 
-Not seen are CUDA's numerics, times, races, memory and random numbers, what cuDNN and cuSOLVER refuse, and the waits
-inside `torch.linalg`. In C++ a Sim is a CPU tensor, so what C++ makes of a tensor's options alone comes out on the CPU;
-two such places are known, `pad_sequence` and the zeros that autograd concatenates, and are mended here.
+Not seen are CUDA's numerics, times, races, memory and random numbers, and what cuDNN and cuSOLVER refuse. In C++ a Sim
+is a CPU tensor, so what C++ makes of a tensor's options alone comes out on the CPU; two such places are known,
+`pad_sequence` and the zeros that autograd concatenates, and are mended here.
 """
 
 from __future__ import annotations
@@ -80,7 +80,8 @@ def _place() -> str:
 
 HOST_WAITS = {  # operations that read the device's memory on the host
     "_local_scalar_dense", "nonzero", "masked_select", "_unique2", "unique_dim", "unique_consecutive", "equal",
-    "bincount", "repeat_interleave", "_coalesce", "is_nonzero", "item",
+    "bincount", "repeat_interleave", "_coalesce", "is_nonzero", "item", "_linalg_check_errors", "_linalg_svd",
+    "_linalg_eigh", "linalg_eig", "linalg_pinv",
 }  # fmt: skip
 INDEXING = {"index", "index_put", "index_put_", "_index_put_impl_", "_unsafe_index"}
 SCALARS_TOO = {"fill_", "where", "masked_fill", "masked_fill_", "lerp", "lerp_"}
