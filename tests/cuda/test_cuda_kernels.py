@@ -1,6 +1,8 @@
-"""CUDA's kernels give what the CPU's give. Here they run on the CPU, one thread after the other; on a GPU, there."""
+"""CUDA's kernels give what the CPU's give: on the CPU, one thread after the other, and on a GPU where there is one."""
 
 from __future__ import annotations
+
+from dataclasses import fields
 
 import pytest
 import torch
@@ -22,15 +24,29 @@ def one_thread():
     torch.set_num_threads(before)
 
 
-@pytest.fixture
-def as_on_cuda(monkeypatch, one_thread):
-    """Within its context, a CPU tensor is drawn by CUDA's kernels."""
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=needs_gpu)])
+def as_on_cuda(request, monkeypatch, one_thread):
+    """A function that calls another with tensors drawn by CUDA's kernels, on the CPU or on a GPU."""
+
+    def move(value, device):
+        if isinstance(value, Tensor):
+            return value.to(device)
+        if isinstance(value, rendering.Fragments):
+            return rendering.Fragments(*(move(getattr(value, f.name), device) for f in fields(value)))
+        if isinstance(value, (tuple, list)) and any(isinstance(part, Tensor) for part in value):
+            return tuple(move(part, device) for part in value)
+        return {name: move(part, device) for name, part in value.items()} if isinstance(value, dict) else value
 
     def run(function, *arguments):
         with monkeypatch.context() as patch:
             patch.setattr(kernels, "_on_gpu", lambda verts: True)
-            return function(*arguments)
+            result = function(*(move(argument, request.param) for argument in arguments))
+        return move(result, "cpu")
 
+    run.exact = request.param == "cpu"
     return run
 
 
@@ -71,10 +87,16 @@ def test_cuda_kernels_give_what_the_cpu_kernels_give(as_on_cuda, subdivisions, s
     expected = everything(verts, faces, size, perspective)
     found = as_on_cuda(everything, verts, faces, size, perspective)
     for name, value in expected.items():
-        if name in EXACT:
+        if name in EXACT and as_on_cuda.exact:
             assert torch.equal(found[name], value), name
-        else:
+        elif name in EXACT:  # a GPU rounds products and sums together: at a border it may see the face beside
+            ours, theirs = found[name].double(), value.double()
+            differ = (ours - theirs).abs().nan_to_num(0) > 1e-3 * (1 + theirs.abs().nan_to_num(0, 0, 0))
+            assert differ.double().mean() < 1e-3, name
+        elif as_on_cuda.exact:
             assert (found[name] - value).abs().max() <= 100 * torch.finfo(dtype).eps * value.abs().max(), name
+        else:
+            assert (found[name] - value).abs().mean() <= 1e-2 * value.abs().mean(), name
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
