@@ -127,8 +127,8 @@ def fit(
                 group["lr"] = float(rate * schedule(step))  # a NumPy number in a checkpoint could not be loaded
         with checks:
             terms = loss_fn(model, batch, step)
-        optimizer.zero_grad()
-        accelerator.backward(terms["loss"])
+            optimizer.zero_grad()
+            accelerator.backward(terms["loss"])
         optimizer.step()
 
         done = step + 1

@@ -1,4 +1,4 @@
-"""What only a GPU can show: that no step waits, that runs resume, that neighbours agree. Skipped where there is none."""
+"""What only a GPU can show: no step waits, runs resume, neighbours agree with the CPU. Skipped where there is none."""
 
 from __future__ import annotations
 
