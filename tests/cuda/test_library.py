@@ -12,10 +12,10 @@ from simulated import CUDA, simulated
 
 from lib import metrics, plots, rendering, weights, widgets
 from lib.datasets.synthetic import creatures
-from lib.deformation import rig
+from lib.deformation import basis, free, handles, rig
 from lib.estimation import pose
 from lib.estimation import structure_from_motion as sfm
-from lib.geometry import geodesics, image_plane, laplacian, mesh, pointsets, rotations
+from lib.geometry import depth_maps, geodesics, image_plane, laplacian, mesh, pointsets, rotations
 from lib.geometry.cameras import Pinhole, WeakPerspective
 from lib.layers.sphere import sphere_coordinates
 from lib.losses import mesh as mesh_losses
@@ -114,12 +114,12 @@ def autoencoder(p: Place):
         factors = model(small)
         unsup3d.degeneracies(factors, unsup3d.render(*factors[:4]))
         unsup3d.paint(small, factors.depth, factors.view)
-        unsup3d.depth_mesh(factors.depth[0], small[0])
+        depth_maps.depth_mesh(factors.depth[0], small[0], 5.6)
 
 
-def articulate(p: Place, kind: str):
+def articulate(p: Place, make):
     for horse, sphere in ((p.animal.mesh, p.animal.sphere), (p.horse, p.animal.sphere.to("cuda"))):
-        model = articulated.Articulated(horse, sphere, deformation=kind, **SIZES).to("cuda")
+        model = articulated.Articulated(horse, sphere, make(horse), **SIZES).to("cuda")
         model(p.pictures).verts.sum().backward()
 
 
@@ -161,9 +161,9 @@ CALLS = {
     "CMR of CPU tensors": lambda p: p.cmr("cpu")(p.pictures),
     "CMR of CUDA tensors": lambda p: p.cmr("cuda")(p.pictures),
     "sphere_coordinates": lambda p: sphere_coordinates(p.animal.sphere.to("cuda")),
-    "handles": lambda p: articulate(p, "handles"),
-    "basis": lambda p: articulate(p, "basis"),
-    "free": lambda p: articulate(p, "free"),
+    "handles": lambda p: articulate(p, lambda horse: handles.HandleLayer(horse, 5)),
+    "basis": lambda p: articulate(p, lambda horse: basis.LinearBasis(horse, 5)),
+    "free": lambda p: articulate(p, free.FreeVertices),
     "rig": lambda p: rig.skin_weights(torch.rand(len(p.verts), 8, device="cuda").softmax(1)),
     "autoencoder": autoencoder,
     "plots, widgets": draw,
