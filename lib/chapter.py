@@ -56,9 +56,9 @@ def _cuda_problem(device: str) -> str | None:
 
 
 def choose_settings(profile: str, overrides: dict, **profiles: dict) -> SimpleNamespace:
-    """The settings of one profile, with overrides applied.
+    """Return the settings of one profile, with overrides applied.
 
-    profiles: one dict per profile name. The first one names every setting; the others state what differs from it:
+    profiles: one dict per profile name. The first one names every setting; the others state only the differences:
         `choose_settings(profile, overrides, quick=dict(steps=100, size=64), full=dict(steps=10_000))`.
 
     Raises ValueError for an unknown profile or override, an override of another type, or a profile with a setting
@@ -85,17 +85,17 @@ def choose_settings(profile: str, overrides: dict, **profiles: dict) -> SimpleNa
 
 
 class Results:
-    """The numbers of one chapter, each shown where it is measured, beside the band it is expected in.
+    """The measured numbers of one chapter, each shown where it is measured, with the band that it is expected in.
 
     judged: whether a number outside its band fails the chapter. Bands were measured for the quick profile with its
         own settings, so a chapter passes `judged=profile == "quick" and not overrides`; in other runs numbers are
         kept and shown.
 
     With an `out_dir`, every number is saved at once to `out_dir/metrics.json` as
-    `{name: {"value", "low", "high", "unit", "inside"}}`, `inside` being None for what is not judged; without one,
-    nothing is written.
+    `{name: {"value", "low", "high", "unit", "inside"}}`; `inside` is None for a number that is not judged. Without an
+    `out_dir`, nothing is written.
 
-    Raises OSError at once where `out_dir` cannot be written, not after the training.
+    Raises OSError at once if `out_dir` cannot be written, not after the training.
     """
 
     def __init__(self, out_dir: str | Path = "", judged: bool = True) -> None:
@@ -105,7 +105,7 @@ class Results:
         self._save()
 
     def record(self, name: str, value: float, unit: str = "", shown: bool = True) -> None:
-        """Keep and show a number that has no band: a time, or a value to compare others with.
+        """Keep and show a number that has no band: a time, or a value for comparison.
 
         shown: False for a number that the reader sees elsewhere, in a table or a figure.
         """
@@ -125,9 +125,9 @@ class Results:
     ) -> None:
         """Keep and show a number, and assert low <= value <= high (an open side is None).
 
-        judged: overrules that of the results, for a band of another profile.
+        judged: instead of the results' own `judged`, for a band of another profile.
 
-        Raises AssertionError when it is judged and lies outside, after saving and showing it; ValueError without a
+        Raises AssertionError if it is judged and lies outside, after saving and showing it; ValueError without a
         band (see `record`).
         """
         if low is None and high is None:

@@ -1,8 +1,8 @@
-"""What a notebook shows besides printed text: pictures, animations, and values that differ between machines.
+"""Display of pictures, animations, and values that differ between machines, in a notebook.
 
-Everything goes out as a raw bundle of mime types, which every front end and every IPython understands. Values that two
-machines compute differently are shown as text/markdown, which the strict comparison of stored outputs leaves out (see
-`conftest.py`); what is printed is compared, character by character.
+Everything is displayed as a raw bundle of mime types, which every front end and every IPython understands. Values that
+two machines compute differently are shown as text/markdown, which the strict comparison of stored outputs leaves out
+(see `conftest.py`). Printed text is compared, character by character.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def format_table(
     formats: dict[str, str] | None = None,
     best: dict[str, str] | None = None,
 ) -> str:
-    """The Markdown of `show_table`."""
+    """Format the table of `show_table` as Markdown."""
     formats, best = formats or {}, best or {}
     for name in (*formats, *best):
         if name not in columns:
@@ -56,7 +56,7 @@ def format_table(
         j = list(columns).index(name)
         numbers = [float(row[j]) for row in rows if _is_number(row[j])]
         for row, shown in zip(rows, cells, strict=True):
-            # Entries that look alike are equally good: a difference below the digits shown is no difference.
+            # Entries that look equal are equally good: a difference below the shown digits does not count.
             if numbers and _is_number(row[j]):
                 winner = _format_cell((min if kind == "min" else max)(numbers), formats.get(name, ".3g"))
                 shown[j] = f"**{shown[j]}**" if shown[j] == winner else shown[j]
@@ -68,7 +68,7 @@ def show_png(png: bytes, alt: str, caption: str = "", livelier: dict | None = No
     """Show a PNG (an animated one plays) with a text for readers who cannot see it, and a caption below it.
 
     `alt` is compared between machines and must be the same on all; `caption` may hold measured values.
-    livelier: other mime types of the same thing, which a front end that knows them shows in the picture's place.
+    livelier: other mime types of the same figure; a front end that knows them shows them instead of the picture.
     """
     bundle = {"image/png": base64.b64encode(png).decode(), "text/plain": alt}
     show_bundle(bundle | (livelier or {}), alt, metadata={"image/png": {"alt": alt}})
@@ -88,13 +88,13 @@ def show_bundle(bundle: dict, plain: str, metadata: dict | None = None) -> None:
 
 
 def format_number(value: float) -> str:
-    """Four significant digits, whole numbers whole: 0.01234, 642, 1.2e-07."""
+    """Format a number with four significant digits, whole numbers as such: 0.01234, 642, 1.2e-07."""
     value = float(value)
     return f"{value:.0f}" if value.is_integer() and abs(value) < 1e6 else f"{value:.4g}"
 
 
 def format_band(low: float | None, high: float | None) -> str:
-    """A band in words: "≥ 0.85", "≤ 2", "0.1 to 0.3", or empty where there is none."""
+    """Format a band: "≥ 0.85", "≤ 2", "0.1 to 0.3", or nothing if there is no band."""
     if low is not None and high is not None:
         return f"{low:g} to {high:g}"
     return f"≥ {low:g}" if low is not None else f"≤ {high:g}" if high is not None else ""

@@ -1,6 +1,6 @@
-"""What results are judged by: one definition each, with its source. None of these is a loss; none is squared.
+"""Metrics: measures of results, one definition each, with its source. None of them is a loss; none is squared.
 
-Every table that quotes one of them says which camera, which mask and which split it was measured with.
+Every table that quotes a metric tells the camera, the mask and the split that it was measured with.
 """
 
 from __future__ import annotations
@@ -17,11 +17,10 @@ from lib.geometry.vectors import binary_scale
 
 
 def iou(pred: Float[Tensor, "B H W"], target: Float[Tensor, "B H W"], threshold: float = 0.5) -> Float[Tensor, "B"]:
-    """Intersection over union of two masks, both cut at `threshold` first: |P ∩ T| / |P ∪ T| in [0, 1].
+    """Intersection over union of two masks, both cut at `threshold` first: |pred ∩ target| / |pred ∪ target| in [0, 1].
 
-    A pixel is inside where its value is above the threshold (Everingham et al., "The PASCAL Visual Object
-    Classes Challenge", 2010). Two empty masks agree: 1.
-    Never in one column with `soft_iou`.
+    A pixel is inside if its value is above the threshold (Everingham et al., "The PASCAL Visual Object Classes
+    Challenge", 2010). Two empty masks have 1. Never put it into one column with `soft_iou`.
 
     Raises ValueError for shapes that differ or non-finite masks.
     """
@@ -34,8 +33,9 @@ def iou(pred: Float[Tensor, "B H W"], target: Float[Tensor, "B H W"], threshold:
 def soft_iou(pred: Float[Tensor, "B H W"], target: Float[Tensor, "B H W"]) -> Float[Tensor, "B"]:
     """Intersection over union of masks in [0, 1] that are not thresholded: Σ p t / Σ (p + t − p t).
 
-    The form of Kato et al., "Neural 3D Mesh Renderer", 2018, as CMR's release evaluates it. A blurred
-    mask scores below its thresholded self, so it is never in one column with `iou`. Two empty masks: 1.
+    Source: Kato et al., "Neural 3D Mesh Renderer", 2018; CMR's code evaluates it in this form. A blurred mask has a
+    lower value than the same mask after thresholding, so never put it into one column with `iou`. Two empty masks
+    have 1.
 
     Raises ValueError for shapes that differ or non-finite masks.
     """
@@ -54,10 +54,10 @@ def pck(
 ) -> Float[Tensor, ""]:
     """Percentage of correct keypoints, as a share in [0, 1]: visible keypoints closer than alpha · size.
 
-    As CMR counts (Kanazawa et al., "Learning Category-Specific Mesh Reconstruction", 2018, after Yang
-    and Ramanan, 2013): `size` is the longer side of the object's box (its padding to be stated), in the points' unit,
-    alpha is 0.1 or 0.15, and the share is taken per keypoint over the images that show it, then averaged over
-    the keypoints. A keypoint that no image shows is left out.
+    Source: Kanazawa et al., "Learning Category-Specific Mesh Reconstruction", 2018, after Yang and Ramanan, 2013.
+    `size` is the longer side of the object's box, in the points' unit (tell the box's padding when you quote it);
+    alpha is 0.1 or 0.15. For each keypoint take the share over the images that show it; then average over the
+    keypoints. A keypoint that no image shows is left out.
 
     Raises ValueError for shapes that do not fit, non-finite points, sizes or alpha not above 0, or when
     nothing at all is visible.
@@ -76,9 +76,9 @@ def pck(
 
 
 def rotation_error(pred: Float[Tensor, "... 3 3"], target: Float[Tensor, "... 3 3"]) -> Float[Tensor, "..."]:
-    """Angle in degrees, 0 to 180, of the rotation that takes one matrix to the other: ‖log(PᵀT)‖ (geodesic).
+    """Angle in degrees, 0 to 180, of the rotation that takes one matrix to the other: ‖log(predᵀ target)‖ (geodesic).
 
-    E.g. Tulsiani and Malik, "Viewpoints and Keypoints", 2015.
+    Source: Tulsiani and Malik, "Viewpoints and Keypoints", 2015, among others.
     """
     return torch.rad2deg(rotations.rotation_angle(pred, target))
 
@@ -86,7 +86,7 @@ def rotation_error(pred: Float[Tensor, "... 3 3"], target: Float[Tensor, "... 3 
 def angular_error(pred: Float[Tensor, "... 3"], target: Float[Tensor, "... 3"]) -> Float[Tensor, "..."]:
     """Angle in degrees, 0 to 180, between two directions or normals of any length above zero.
 
-    atan2(‖p × t‖, p · t), which keeps its digits at 0° and 180° where arccos loses half of them
+    It is atan2(‖p × t‖, p · t), which keeps its digits at 0° and 180°, whereas arccos loses half of them
     (Kahan, "How Futile are Mindless Assessments of Roundoff", 2006, sec. 12).
 
     Raises ValueError for shapes that differ, non-finite entries, or a vector of length zero.
@@ -103,10 +103,10 @@ def angular_error(pred: Float[Tensor, "... 3"], target: Float[Tensor, "... 3"]) 
 def surface_error(pred: Float[Tensor, "B N 3"], target: Float[Tensor, "B M 3"]) -> Float[Tensor, "B"]:
     """Chamfer distance in 3D, *not* squared, in percent of the target's diameter.
 
-    100 / diameter(T) · ½ (mean over p of minₜ ‖p − t‖ + mean over t of minₚ ‖p − t‖), the diameter being the
-    largest distance between two points of the target. For points drawn evenly from the two surfaces
-    (`sample_surface`); with N points on each it bottoms out at the spacing of the sample, never at 0, so
-    compare only numbers taken with equal N. The losses' `chamfer_distance` is squared.
+    100 / diameter · ½ (mean over p of minₜ ‖p − t‖ + mean over t of minₚ ‖p − t‖), where the diameter is the largest
+    distance between two points of the target. Use it for points sampled evenly from the two surfaces
+    (`sample_surface`). Its least value with N points on each is about the spacing of the points, never 0. So compare
+    only numbers taken with equal N. (The losses' `chamfer_distance` is squared.)
 
     Raises ValueError for empty clouds, shapes that do not fit, non-finite points, or a target of no extent.
     """
@@ -124,11 +124,11 @@ def aligned_surface_error(
     pred_landmarks: Float[Tensor, "B K 3"],
     target_landmarks: Float[Tensor, "B K 3"],
 ) -> Float[Tensor, "B"]:
-    """`surface_error` after the best similarity between corresponding landmarks: what remains is shape.
+    """`surface_error` after the best similarity between corresponding landmarks, so that only the shape counts.
 
     Scale s, proper rotation R and translation t minimise Σₖ ‖s R aₖ + t − bₖ‖² (Umeyama, "Least-Squares
-    Estimation of Transformation Parameters", 1991, eq. 40-42); they carry `pred` over before it is measured.
-    Landmarks are the keypoints of both shapes, or the points themselves where these correspond. A reflected
+    Estimation of Transformation Parameters", 1991, eq. 40-42). `pred` is transformed by them before it is measured.
+    Landmarks are the keypoints of both shapes, or the points themselves if these correspond. A reflected
     prediction is *not* mirrored back: it keeps its error.
 
     Raises ValueError as `surface_error` does, or for fewer than three landmarks, or landmarks that coincide.
@@ -150,9 +150,9 @@ def side(
 ) -> Float[Tensor, "B"]:
     """Scale-invariant depth error of each picture: the standard deviation of Δ = log pred − log target on the mask.
 
-    √(mean Δ² − (mean Δ)²), after Eigen, Puhrsch and Fergus, 2014, as Wu, Rupprecht and Vedaldi, CVPR 2020, use it;
-    they quote it × 10⁻² and erode the mask by one pixel first. A common factor in the depth costs nothing, a common
-    offset does. Multiply by 100 for the customary unit.
+    √(mean Δ² − (mean Δ)²), after Eigen, Puhrsch and Fergus, 2014, as Wu, Rupprecht and Vedaldi, CVPR 2020, use it.
+    They quote it × 10⁻² (so multiply by 100), and erode the mask by one pixel first. A common factor of the depth
+    costs nothing, a common offset does.
 
     Raises ValueError for shapes that differ, depths not above 0 on the mask, or a picture whose mask is empty.
     """
@@ -171,7 +171,7 @@ def mean_angle_deviation(
 ) -> Float[Tensor, "B"]:
     """MAD of each picture: the mean angle in degrees between two maps of normals, on the mask.
 
-    Wu, Rupprecht and Vedaldi, CVPR 2020, take both maps of normals from depth maps, by the same differences.
+    Wu, Rupprecht and Vedaldi, CVPR 2020, compute both maps of normals from depth maps, by the same differences.
 
     Raises ValueError for shapes that differ, a normal of length zero on the mask, or a picture whose mask is empty.
     """
@@ -187,9 +187,9 @@ def keypoint_depth_correlation(
 ) -> Float[Tensor, "K"]:
     """Pearson's correlation of predicted and true depth, over the pictures that show it, for each of K keypoints.
 
-    Each picture's depths are first centred over its visible keypoints, because a single picture does not tell the
-    distance. The sum over the keypoints is what Moniz et al., "DepthNets", NeurIPS 2018, and after them Wu,
-    Rupprecht and Vedaldi, CVPR 2020, quote for the 66 points of 3DFAW (at most 66).
+    First the mean over its visible keypoints is subtracted from each picture's depths, because a single picture does
+    not tell the distance. Moniz et al., "DepthNets", NeurIPS 2018, and after them Wu, Rupprecht and Vedaldi, CVPR 2020,
+    quote the sum over the 66 keypoints of 3DFAW (at most 66).
 
     Raises ValueError for shapes that differ, or a keypoint that fewer than three pictures show.
     """

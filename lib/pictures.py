@@ -1,4 +1,4 @@
-"""Picture files as cameras and tools really write them, read in one place: upright, opaque, scaled to [0, 1]."""
+"""Reading picture files of cameras and tools: upright, opaque, scaled to [0, 1]."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 from PIL import Image, ImageOps
 
-# Modes of Pillow whose conversion to others clips at 255 instead of scaling.
+# Modes of Pillow: their conversion to other modes clips at 255 instead of scaling.
 DEEP = {"I", "F", "I;16", "I;16L", "I;16B", "I;16N"}
 RANGE_16_BIT = 65535
 
@@ -17,16 +17,16 @@ RANGE_16_BIT = 65535
 def read_picture(
     source: str | Path | bytes, *, channels: int = 3, upright: bool = True, background: float | None = 1.0
 ) -> Float[np.ndarray, "H W C"]:
-    """A picture from a file, or from a file's bytes, as float32 in [0, 1], (H, W, 3) or with channels=1 (H, W, 1).
+    """Read a picture from a file, or a file's bytes, as float32 in [0, 1], (H, W, 3) or with channels=1 (H, W, 1).
 
     8 and 16 bits a channel are scaled by the range of their type; floats must already lie in [0, 1]. Palettes, CMYK and
-    the like become RGB; of an animation or a stack the first picture is read.
+    similar modes become RGB. The first picture of an animation or a stack is read.
 
-    upright: turn the picture as its EXIF orientation says, as a viewer does. Annotations that count pixels of the file
-        as it is stored need False.
-    background: the grey in [0, 1] that shows through where the picture is transparent; None ignores transparency.
+    upright: turn the picture by its EXIF orientation, as a viewer does. Annotations that count pixels of the stored
+        file need False.
+    background: the grey in [0, 1] that shows through transparent parts; None ignores transparency.
 
-    Raises OSError in one line for what cannot be read as a picture, ValueError for floats beyond [0, 1].
+    Raises OSError in one line for a file that cannot be read as a picture, ValueError for floats outside of [0, 1].
     """
     name = "the embedded picture" if isinstance(source, bytes) else str(source)
     try:
@@ -54,10 +54,10 @@ def _values(picture: Image.Image, channels: int) -> Float[np.ndarray, "H W C"]:
 
 def _unit_range(values: np.ndarray, mode: str, name: str) -> Float[np.ndarray, "H W"]:
     if mode != "F":
-        # Pillow gives 16-bit greys as 32-bit integers in some formats and versions.
+        # In some formats and versions Pillow returns 16-bit greys as 32-bit integers.
         largest = RANGE_16_BIT if values.max(initial=0) <= RANGE_16_BIT else np.iinfo(np.int32).max
         return (values.astype(np.float64) / largest).clip(0, 1).astype(np.float32)
     low, high = float(values.min()), float(values.max())
-    if not (low >= 0 and high <= 1):  # also for NaN
+    if not (low >= 0 and high <= 1):  # true for NaN, too
         raise ValueError(f"{name} holds floats from {low:.4g} to {high:.4g}; scale them to 0 … 1 first")
     return values.astype(np.float32)

@@ -1,7 +1,7 @@
-"""What follows from a tensor that stays as it is, such as a mesh's faces, is computed once; so are constants.
+"""Remembering results that depend only on a tensor that does not change, such as a mesh's faces; and constants.
 
-The edges of a mesh and the order of its corners are the same in every step of a training. To find them anew costs time
-on the CPU, and on CUDA the host waits for the device.
+The edges of a mesh and the order of its corners are the same in every step of a training. Computing them again costs
+time on the CPU, and on CUDA the host has to wait for the device.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ Result = TypeVar("Result")
 
 
 def constant(like: Tensor, *values: float) -> Tensor:
-    """The numbers as a vector with the type and on the device of `like`, made once; to be read only.
+    """Return the numbers as a vector with the type and on the device of `like`, made once; do not write into it.
 
-    Unlike `like.new_tensor(values)`, which on CUDA waits for a copy at every call.
+    `like.new_tensor(values)` would wait for a copy at every call on CUDA.
     """
     return _constant(values, like.dtype, like.device)
 
@@ -34,8 +34,8 @@ def _constant(values: tuple[float, ...], dtype: torch.dtype, device: torch.devic
 def remembered(function: Callable[..., Result]) -> Callable[..., Result]:
     """Decorate a function of a tensor (and hashable arguments): a second call with the same tensor returns its result.
 
-    The same tensor is the same object, unaltered since. A result is dropped with its tensor, and made anew where
-    someone has written into it. Writing through NumPy or `.data` goes unseen.
+    "The same tensor" means the same object, unchanged. A result is deleted with its tensor, and computed again if the
+    tensor was written into; but writing through NumPy or `.data` is not noticed.
     """
     kept: dict[int, tuple[weakref.ref, int, dict[Hashable, tuple[Result, list[int]]]]] = {}
 

@@ -1,8 +1,8 @@
 """Warp kernels on PyTorch's tensors: one source for float32 and float64, the CPU and CUDA, compiled at first use.
 
-Warp runs a CPU kernel on one thread and releases the interpreter: here each launch is dealt out to as many Python
+Warp runs a CPU kernel on one thread and releases the interpreter. So each launch is divided among as many Python
 threads as PyTorch uses (`torch.set_num_threads`). Importing this module starts Warp (about half a second), so it is
-imported only where kernels are about to be used.
+imported only when kernels are needed.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from torch import Tensor
 
 
 def _init_quietly() -> None:
-    """Start Warp without its greeting, and without its C library's note on stderr that there is no CUDA driver.
+    """Start Warp without its greeting, and without its C library's message on stderr that there is no CUDA driver.
 
-    Where PyTorch sees a GPU, what Warp says is shown.
+    If PyTorch sees a GPU, Warp's messages are shown.
     """
     wp.config.log_level = wp.LOG_WARNING
     saved = os.dup(2)
@@ -44,16 +44,17 @@ def _init_quietly() -> None:
 
 
 def _announce(module: str, device: torch.device) -> None:
-    """Say to a person who waits why: the first use of kernels on a GPU takes some seconds."""
-    watched = sys.stderr.isatty() or "JPY_SESSION_NAME" in os.environ  # set by a person's Jupyter server
+    """Tell a person why they have to wait: the first use of kernels on a GPU takes some seconds."""
+    watched = sys.stderr.isatty() or "JPY_SESSION_NAME" in os.environ  # a person's Jupyter server sets it
     if watched and not Path(wp.config.kernel_cache_dir, module).exists():
         print(f"Compiling kernels for {torch.cuda.get_device_name(device)}, once: some seconds.", file=sys.stderr)
 
 
 def cuda_problem(device: torch.device | str = "cuda") -> str | None:
-    """Why Warp cannot compute on this CUDA device, though PyTorch may, in a sentence with a remedy; None if it can.
+    """Tell in a sentence, with a remedy, why Warp cannot compute on this CUDA device; None if it can.
 
-    Warp's driver and GPUs are not PyTorch's: a build of Warp for CUDA 13 wants a driver of that version.
+    PyTorch may be able to use it: Warp supports other drivers and GPUs. A build of Warp for CUDA 13, for example,
+    needs a driver of that version.
     """
     toolkit = ".".join(map(str, wp.get_cuda_toolkit_version() or ()))
     if not wp.is_cuda_available():
@@ -86,9 +87,8 @@ class Kernels:
 
         kernels.launch("double", len(x), x, x, y)
 
-    A kernel's first two arguments are given by `launch`: its items are `first`, `first + step`, and so on; on the CPU
-    in an order that nothing may depend on. Warp reads the annotations at run time: the file that has the kernels must
-    not postpone them.
+    `launch` gives a kernel its first two arguments: its items are `first`, `first + step`, and so on. On the CPU their
+    order is not defined. Warp reads the annotations at run time: the file that has the kernels must not postpone them.
 
     constants: further arguments of the function that writes the kernels, such as `lanes=8`; families with other
         constants are other modules.
@@ -100,23 +100,23 @@ class Kernels:
         self._loaded = functools.cache(self._loaded)
 
     def _written(self, dtype: torch.dtype) -> dict[str, Any]:
-        """The kernels and functions by name, not yet compiled."""
+        """Write the kernels and functions, by name, not yet compiled."""
         double = dtype == torch.float64
         types = (wp.float64, wp.vec2d, wp.vec3d) if double else (wp.float32, wp.vec2f, wp.vec3f)
         parts = [self._write.__module__, self._write.__name__, types[0].__name__]
         module = wp.get_module(".".join(parts + [f"{name}{value}" for name, value in self._constants.items()]))
-        # Of a loop the CPU's compiler makes vector instructions, of Warp's unrolled copies of its body it does not.
+        # The CPU's compiler vectorises a loop, but not the copies of its body that Warp makes by unrolling it.
         wp.set_module_options({"enable_backward": False, "max_unroll": 4}, module=module)
         return self._write(functools.partial(wp.kernel, module=module), *types, **self._constants)
 
     def _loaded(self, dtype: torch.dtype, device: torch.device) -> dict[str, Any]:
-        """The kernels, compiled (or taken from Warp's cache) for this device."""
+        """Compile the kernels for this device, or load them from Warp's cache."""
         with _lock:
             if device.type == "cuda" and (problem := cuda_problem(device)):
                 raise RuntimeError(problem)
             kernels = self.written(dtype)
             module = next(value.module for value in kernels.values() if isinstance(value, wp.Kernel))
-            # The size of a block is part of the cache's key, and launches use these.
+            # The size of a block is part of the cache's key; launches use these sizes.
             block = 1 if device.type == "cpu" else 256
             if device.type == "cuda":
                 _announce(module.get_module_identifier(block_dim=block), device)
@@ -136,8 +136,8 @@ class Kernels:
             stream = wp.stream_from_torch(torch.cuda.current_stream(like.device))
             wp.launch(kernel, count, [0, 1, *inputs], device=device, stream=stream, record_tape=False)
             return
-        # More parts than threads, and whoever is done takes the next: items differ in cost, and PyTorch's own threads
-        # keep a core busy for a while after each of its operations (for milliseconds, unless GOMP_SPINCOUNT says less).
+        # Make more parts than threads; a thread that is done takes the next part. Items differ in cost, and PyTorch's
+        # own threads keep a core busy for a while after each operation (milliseconds, unless GOMP_SPINCOUNT is small).
         threads = torch.get_num_threads()
         parts = 8 * threads if threads > 1 else 1
         taken = itertools.count()
@@ -154,7 +154,7 @@ class Kernels:
 
 
 def _pool() -> ThreadPoolExecutor:
-    """The threads beside the calling one; made anew in a forked process, which inherits none."""
+    """The threads besides the calling one; a forked process makes its own, because it inherits none."""
     if _pool.owner != os.getpid():
         _pool.executor, _pool.owner = ThreadPoolExecutor(max(os.cpu_count() or 1, 1)), os.getpid()
     return _pool.executor

@@ -37,13 +37,13 @@ COLORS = {"passed": "green", "failed": "red", "interrupted": "yellow", "running"
 
 
 def main() -> None:
-    """Run the command; what a user got wrong is answered in one line."""
-    # For the kernels to come, as in the Makefile: PyTorch's threads spin for microseconds before they sleep.
+    """Run the command; answer a user's mistake in one line."""
+    # For the chapters' kernels, as in the Makefile: PyTorch's threads spin for microseconds before they sleep.
     os.environ.setdefault("GOMP_SPINCOUNT", "5000")
     try:
         app()
     except (ValueError, OSError) as error:
-        # Those of lib.files hold a whole sentence; the number before it says nothing to a person.
+        # Errors from lib.files are full sentences: drop the number before them.
         sentence = getattr(error, "strerror", None) if getattr(error, "filename", None) is None else None
         console.print(f"[red]error:[/] {escape(sentence or str(error))}")
         sys.exit(2)
@@ -56,7 +56,7 @@ def course() -> None:
 
 @app.command("list")
 def list_chapters() -> None:
-    """The chapters, and the settings that --set can change."""
+    """List the chapters, and the settings that --set can change."""
     table = Table(box=None, pad_edge=False, header_style="dim")
     for column in ("chapter", "title", "settings (quick)"):
         table.add_column(column, overflow="fold")
@@ -124,7 +124,7 @@ def report(run: Annotated[Path | None, typer.Argument(help="A run's folder; the 
 
 @app.command()
 def doctor() -> None:
-    """Versions, devices, optional parts and data sets: what is here, and what to do about what is not."""
+    """Show versions, devices, optional parts and data sets: what is here, and how to get what is missing."""
     import torch
 
     from lib.chapter import pick_device
@@ -210,7 +210,7 @@ def lint_chapters(
             rising = rising or finding.count > limit
             allowed = f" [red]({limit} allowed)[/]" if finding.count > limit else ""
             console.print(f"{finding.count:5} {lint.RULES[rule]}{allowed}")
-            # For all chapters the counts are enough; for the one that an author works on, the places.
+            # Show the places only for chapters that were named: an author is working on them.
             for place in finding.places if chapters or finding.count > limit else []:
                 console.print(f"[dim]{escape(lint.describe(place))}[/]")
         if update:
@@ -237,9 +237,9 @@ def default_jobs(profile: str, device: str) -> int:
 
 
 def parse_setting(text: str) -> tuple[str, object]:
-    """ "steps=100" → ("steps", 100): a Python literal, true or false, or else a string.
+    """Parse "steps=100" to ("steps", 100): the value is a Python literal, true or false, or otherwise a string.
 
-    Raises ValueError where there is no name or no "=".
+    Raises ValueError if there is no name or no "=".
     """
     name, equals, value = text.partition("=")
     if not equals or not name.isidentifier():
@@ -251,7 +251,7 @@ def parse_setting(text: str) -> tuple[str, object]:
 
 
 def show_run(run: runs.Run) -> None:
-    """Print what went wrong in a run, if anything, and write its report."""
+    """Print the failures of a run, and write its report."""
     from lib.course.report import write_report
 
     for chapter in run.chapters:
@@ -266,7 +266,7 @@ def show_run(run: runs.Run) -> None:
 
 
 def describe(run: runs.Run, chapter: runs.Chapter) -> str:
-    """A finished chapter in one line."""
+    """Describe a finished chapter in one line."""
     from lib.course.report import MARKS, count_inside, over_budget
 
     took = machine.format_seconds(chapter.seconds) if chapter.seconds else ""
@@ -282,7 +282,7 @@ def describe(run: runs.Run, chapter: runs.Chapter) -> str:
 class Progress:
     """Draws a run: one moving line on a terminal, plain lines elsewhere (a log, a pipe)."""
 
-    # Plain lines stay, so one every few seconds is enough; within a long cell, one a minute.
+    # Plain lines stay on the screen, so one every few seconds is enough, and one a minute within a long cell.
     CALM, HEARTBEAT = 5.0, 60.0
 
     def __init__(self, run: runs.Run) -> None:
@@ -336,7 +336,7 @@ class Progress:
 
 
 def _short(path: Path) -> str:
-    """A path as one would type it from here."""
+    """Shorten a path to what a person would type in the present folder."""
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
@@ -348,7 +348,7 @@ def _optional_parts() -> list[tuple[bool, str, str]]:
 
 
 def _data_sets() -> list[tuple[bool, str, str]]:
-    """Of every loader in lib.datasets that says what it needs; its folder is named like its module."""
+    """List the data sets that loaders in lib.datasets need; a data set's folder is named like the loader's module."""
     from lib import datasets
 
     rows = []

@@ -1,4 +1,4 @@
-"""From the worked solutions to the student's copy, and back to a solution alone.
+"""Making the student's copy from the worked solutions, and running a solution alone.
 
 notebooks/solutions/04_rendering.ipynb   the one source: statements, stubs, checks, worked solutions; nbgrader's format
 notebooks/exercises/04_rendering.ipynb   generated: solutions cut out, executed
@@ -29,7 +29,7 @@ HEADING = re.compile(r"^###? (?P<name>\d+\.(?:\d+|[A-Z])) · (?P<title>.+)$", re
 
 
 def find_solutions(names: list[str] | None = None) -> list[Path]:
-    """The solutions notebooks of the chapters named "4", "04" or "04_rendering"; all for none.
+    """Find the solutions notebooks of the chapters named "4", "04" or "04_rendering"; all if none is named.
 
     Raises ValueError for a name that fits no chapter, or a chapter without exercises.
     """
@@ -44,15 +44,15 @@ def find_solutions(names: list[str] | None = None) -> list[Path]:
 
 
 def student_path(solutions: Path) -> Path:
-    """Where the student's copy of a solutions notebook lies."""
+    """The path of the student's copy of a solutions notebook."""
     return solutions.parents[1] / "exercises" / solutions.name
 
 
 def stub(source: str) -> str:
-    """A cell's code with its solutions cut out.
+    """Cut the solutions out of a cell's code.
 
     Inside a function the region becomes `raise NotImplementedError`. At the left margin, where that would stop the
-    notebook, `answer = 4` becomes `answer = ...`: the check knows both as not written yet.
+    notebook, `answer = 4` becomes `answer = ...`. The check understands both as "not written yet".
 
     Raises ValueError for a region at the left margin that holds more than assignments to names.
     """
@@ -71,7 +71,7 @@ def stub(source: str) -> str:
 
 
 def student_copy(notebook: Any) -> Any:
-    """A solutions notebook without its solutions, its explanations and the tasks that stand inside the chapter."""
+    """Copy a solutions notebook without solutions, explanations, and the tasks that stand inside the chapter."""
     notebook = copy.deepcopy(notebook)
     kept, inside_chapter = [], False
     for cell in notebook.cells:
@@ -87,7 +87,7 @@ def student_copy(notebook: Any) -> Any:
 
 
 def sections(notebook: Any) -> tuple[list, dict[str, list]]:
-    """The set-up cells, and the cells of each exercise by its name ("4.1", "4.A")."""
+    """Split a notebook into the set-up cells, and the cells of each exercise by its name ("4.1", "4.A")."""
     setup, found, name = [], {}, None
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
@@ -105,9 +105,9 @@ def sections(notebook: Any) -> tuple[list, dict[str, list]]:
 
 
 def answer_of(cells: list, name: str, scope: dict[str, Any]) -> Any:
-    """Run an exercise's code up to its check, in this scope; return what is checked.
+    """Run an exercise's code up to its check, in this scope; return the checked answer.
 
-    Raises ValueError where no cell calls `check` with this name.
+    Raises ValueError if no cell calls `check` with this name.
     """
     for cell in cells:
         if cell.cell_type != "code":
@@ -152,9 +152,9 @@ def store(solutions: Path) -> float:
 
 
 def generate(solutions: Path) -> float:
-    """Write the student's copy of a solutions notebook and execute it; returns the seconds taken.
+    """Write the student's copy of a solutions notebook and execute it; return the seconds that it took.
 
-    Raises nbclient.exceptions.CellExecutionError where a cell fails.
+    Raises nbclient.exceptions.CellExecutionError if a cell fails.
     """
     import nbformat
 
@@ -166,7 +166,7 @@ def generate(solutions: Path) -> float:
 
 
 def table(chapter: int) -> str:
-    """The exercises at a chapter's end as a table in Markdown."""
+    """Format the exercises at a chapter's end as a table in Markdown."""
     from lib.exercises.engine import of_chapter
 
     rows = [exercise for exercise in of_chapter(chapter) if exercise.name.split(".")[1].isdigit()]
@@ -176,7 +176,7 @@ def table(chapter: int) -> str:
 
 
 def is_current(solutions: Path) -> bool:
-    """Whether the student's copy is what the solutions give, outputs aside."""
+    """Tell whether the student's copy is the one that the solutions give, without regard to outputs."""
     import nbformat
 
     def cells(notebook: Any) -> list[str]:

@@ -1,4 +1,4 @@
-"""Where a run happens: versions, hardware, and numbers in words."""
+"""The machine of a run: versions and hardware; and formats for times and sizes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PACKAGES = ["torch", "warp-lang", "pytorch3d", "numpy", "scipy", "scikit-image",
 
 
 def versions() -> dict[str, str]:
-    """Of Python, the course and the packages its results depend on; an absent package is left out."""
+    """Versions of Python, the course and the packages that results depend on; an absent package is left out."""
     found = {"course": _output("git", "-C", str(ROOT), "describe", "--always", "--dirty") or "unknown"}
     found["python"] = platform.python_version()
     for name in PACKAGES:
@@ -30,7 +30,7 @@ def versions() -> dict[str, str]:
 
 
 def hardware() -> dict[str, str]:
-    """Of this machine: system, processor, cores, memory, graphics processor."""
+    """Hardware of this machine: system, processor, cores, memory, graphics processor."""
     processor = platform.processor()
     if sys.platform == "darwin":
         processor = _output("sysctl", "-n", "machdep.cpu.brand_string") or processor
@@ -64,7 +64,7 @@ def count_cores() -> int:
 
 
 def _output(*command: str) -> str:
-    """What a command prints, or nothing where it is missing or fails."""
+    """Return what a command prints, or nothing if it is missing or fails."""
     try:
         return subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout.strip()
     except (OSError, subprocess.SubprocessError):

@@ -1,4 +1,4 @@
-"""The notebooks of the course: which there are, what they are called, their settings, and how they are stored."""
+"""The notebooks of the course: their list, titles and settings, and how to store them."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ NOTEBOOKS = ROOT / "notebooks"
 # Keep the kernel's log off the terminal.
 QUIET_KERNEL = "--IPKernelApp.log_level=50"
 
-# What of a cell's metadata is committed: tags, whether its code is folded, and what graded exercises need.
+# The metadata of a cell that are committed: tags, whether its code is folded, and the entries of graded exercises.
 KEPT_METADATA = ["tags", "jupyter", "nbgrader"]
 
 
 def all_chapters() -> list[Path]:
-    """The notebooks of the course, in order."""
+    """List the notebooks of the course, in order."""
     return sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
 
 
 def find_chapters(names: list[str]) -> list[Path]:
-    """The notebooks of the chapters named "4", "04" or "04_rendering", in the course's order; all for none.
+    """Find the notebooks of the chapters named "4", "04" or "04_rendering", in the course's order; by default all.
 
     Raises ValueError for a name that fits no chapter.
     """
@@ -56,10 +56,10 @@ def chapter_title(path: Path) -> str:
 
 
 def chapter_settings(path: Path) -> dict[str, dict]:
-    """The settings of a chapter by profile, read from its call of `choose_settings` without running the chapter.
+    """Read a chapter's settings by profile, from its call of `choose_settings`, without running the chapter.
 
-    Each profile has all settings: those it does not state are the first profile's. A value that depends on other code
-    of the chapter is None here.
+    Each profile has all settings: those that it does not state are the first profile's. A value that depends on other
+    code of the chapter is None here.
     """
 
     def evaluate(node: ast.expr):
@@ -86,7 +86,7 @@ def chapter_settings(path: Path) -> dict[str, dict]:
 
 
 def split_overrides(chapters: list[Path], profile: str, overrides: dict) -> dict[str, dict]:
-    """The overrides each chapter knows, by chapter; checked now, not after an hour of another chapter.
+    """Divide overrides among the chapters that know them; check them now, not after an hour of another chapter.
 
     Raises ValueError for a profile that a chapter does not have, an override that no chapter knows, or
     one of another type than the setting.
@@ -121,10 +121,10 @@ def digest_of(path: Path) -> str:
 
 
 def store(path: Path) -> float:
-    """Execute a notebook in place for committing; returns the seconds taken.
+    """Execute a notebook in place for committing; return the seconds that it took.
 
-    What it stores depends on nothing but the cells: no timings, no widget state, no machine's metadata. The
-    cells are formatted as `make test` asks. The file is left as it was where a cell fails.
+    The stored file depends on nothing but the cells: it has no timings, no widget state, no machine's metadata. The
+    cells are formatted as `make test` asks. If a cell fails, the file is left as it was.
 
     Raises nbclient.exceptions.CellExecutionError for a failing cell.
     """

@@ -1,4 +1,4 @@
-"""Executing chapters headless: one folder a run, whose record is true at every moment.
+"""Executing chapters headless: one folder a run, with a record that is up to date at every moment.
 
 runs/<time>/run.json                settings, versions, hardware, and what became of each chapter
 runs/<time>/04_rendering.ipynb      the executed notebook, saved after every cell
@@ -29,8 +29,8 @@ from lib.files import write_atomically
 
 RUNS = ROOT / "runs"
 
-# How often the memory of the kernel is read and the progress redrawn, and how long an interrupted
-# kernel may take to come back before it is asked again, then killed (seconds).
+# Seconds between two readings of the kernel's memory, with the progress drawn again; and seconds that an interrupted
+# kernel has to stop, before it is asked again, then killed.
 TICK = 0.2
 PATIENCE = 5.0
 
@@ -40,12 +40,12 @@ PATIENCE = 5.0
 
 @dataclass
 class Chapter:
-    """What became of one chapter in a run."""
+    """The state of one chapter in a run."""
 
     name: str
     title: str = ""
     status: str = "waiting"  # running, passed, failed, interrupted
-    cell: int = 0  # the code cell begun last, counted from 1: In [cell] of the executed notebook
+    cell: int = 0  # the code cell that was started last, counted from 1: In [cell] of the executed notebook
     cells: int = 0
     seconds: float = 0.0
     peak_memory: int = 0  # bytes, of the kernel and its children
@@ -56,7 +56,7 @@ class Chapter:
 
 @dataclass
 class Run:
-    """One run: its settings, and its chapters in order. `save` after every change."""
+    """One run: its settings, and its chapters in order. Call `save` after every change."""
 
     folder: Path
     profile: str = "quick"
@@ -72,13 +72,13 @@ class Run:
     chapters: list[Chapter] = field(default_factory=list)
 
     def save(self) -> None:
-        """Write run.json. Raises OSError naming it where the folder cannot be written."""
+        """Write run.json. Raises OSError, which names it, if the folder cannot be written."""
         record = asdict(self) | {"folder": str(self.folder)}
         write_atomically(self.folder / "run.json", json.dumps(record, indent=2))
 
     @classmethod
     def load(cls, folder: Path) -> Run:
-        """Read a run's record. Raises ValueError where the folder holds none."""
+        """Read a run's record. Raises ValueError if the folder holds none."""
         try:
             record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
             chapters = [Chapter(**chapter) for chapter in record.pop("chapters")]
@@ -87,7 +87,7 @@ class Run:
             raise ValueError(f"{folder} holds no run (no readable run.json); make one with `course run`") from None
 
     def metrics(self, chapter: Chapter) -> dict[str, dict]:
-        """The chapter's numbers with their bands, as `lib.chapter.Results` left them."""
+        """Read the chapter's numbers with their bands, as `lib.chapter.Results` wrote them."""
         try:
             return json.loads((self.folder / chapter.name / "metrics.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
@@ -107,13 +107,13 @@ def new_run(
     jobs: int = 1,
     out: Path | None = None,
 ) -> Run:
-    """Begin a run in `out` (default: runs/<now>), or take up the one that is there with the same settings.
+    """Begin a run in `out` (default: runs/<now>), or continue the run that is there, with the same settings.
 
-    Taken up, a chapter that passed from the same sources is kept; the others are run again, with their
+    When a run is continued, a chapter that passed from the same sources is kept. The others are run again, with their
     out_dir as it was left, so that training continues from its checkpoints.
 
-    Raises ValueError for settings no chapter can take, or an `out` that holds something else; OSError
-    where it cannot be written. Nothing has been trained by then.
+    Raises ValueError for settings that no chapter can take, or an `out` that holds something else; OSError if it
+    cannot be written. This happens before anything is trained.
     """
     overrides = overrides or {}
     split = split_overrides(chapters, profile, overrides)
@@ -144,7 +144,7 @@ def new_run(
 
 
 def latest_run() -> Path:
-    """The newest folder under runs/. Raises ValueError where there is none."""
+    """Find the newest folder under runs/. Raises ValueError if there is none."""
     folders = sorted(path.parent for path in RUNS.glob("*/run.json"))
     if not folders:
         raise ValueError(f"there is no run under {RUNS} yet; make one with `course run`")
@@ -203,7 +203,7 @@ class _Worker:
         self.run, self.chapter = run, chapter
         chapter.status = "running"
         run.save()
-        # The numbers of an earlier attempt must not be taken for this one's.
+        # Remove the numbers of an earlier attempt, which must not be taken for those of this one.
         (run.folder / chapter.name / "metrics.json").unlink(missing_ok=True)
         self.began = time.monotonic()
         self.outcome: dict[str, str] = {}
@@ -312,7 +312,7 @@ def _execute_notebook(worker: _Worker) -> None:
         else:
             reason = f"{type(error).__name__}: {error}"
         worker.outcome.update(status="failed", reason=reason.strip().splitlines()[0])
-        with suppress(OSError):  # then the disk is what failed
+        with suppress(OSError):  # if this fails, the disk was the cause
             if "notebook" in running:
                 save()
     finally:
@@ -322,7 +322,7 @@ def _execute_notebook(worker: _Worker) -> None:
 
 
 def _failing_line(traceback: list[str]) -> str:
-    """The line that the traceback points at, for errors that say nothing themselves."""
+    """Find the line that the traceback points at, for errors without a message."""
     plain = re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(traceback))
     pointed = re.search(r"^-+> *\d+ (.*)$", plain, re.MULTILINE)
     return pointed[1].strip() if pointed else ""

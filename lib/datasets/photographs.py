@@ -1,4 +1,4 @@
-"""Real pictures that come with scikit-image, so that nothing has to be downloaded."""
+"""Real pictures that come with scikit-image: nothing has to be downloaded."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from torch import Tensor
 
 
 def horse_silhouette(size: int = 128, margin: float = 0.08) -> Float[Tensor, "size size"]:
-    """The outline of a horse, traced by Andreas Preuss (CC0), as a mask in [0, 1] (1 on the horse).
+    """Load the silhouette of a horse, traced by Andreas Preuss (CC0), as a mask in [0, 1] (1 on the horse).
 
-    It is centred in a square image, with at least `margin` of the side free on every side; at its borders pixels are
-    covered in part. The horse stands sideways and heads right.
+    It is centred in a square image, with at least the share `margin` of the width free on every side. Pixels at its
+    border are partly covered. The horse is seen from its side and heads right.
     """
     if size < 8 or not 0 <= margin < 0.5:
         raise ValueError(f"size must be at least 8 and margin in [0, 0.5), got {size} and {margin}")
@@ -31,10 +31,10 @@ def horse_silhouette(size: int = 128, margin: float = 0.08) -> Float[Tensor, "si
 
 @dataclass(frozen=True)
 class StereoPair:
-    """Two rectified photographs, and how far each point moved between them.
+    """Two rectified photographs, and how far each point moves from one to the other.
 
-    left, right (3, H, W) in [0, 1]; disparity (H, W) in pixels, NaN where it was not measured: what the left picture
-    shows at column x, the right one shows at x − disparity. With the focal length in pixels, the baseline in metres and
+    left, right (3, H, W) in [0, 1]; disparity (H, W) in pixels, NaN where it was not measured. A point at column x of
+    the left picture lies at x − disparity in the right one. With the focal length in pixels, the baseline in metres and
     `offset`, the difference of the principal points in pixels, depth = focal · baseline / (disparity + offset).
     """
 
@@ -47,37 +47,37 @@ class StereoPair:
 
     @property
     def depth(self) -> Float[Tensor, "H W"]:
-        """Metres from the camera, NaN where it was not measured."""
+        """Depth in metres, NaN where it was not measured."""
         return self.focal * self.baseline / (self.disparity + self.offset)
 
 
 def stereo_motorcycle() -> StereoPair:
-    """A motorcycle in a workshop, 500 × 741, with measured disparity (Middlebury, Scharstein et al., GCPR 2014)."""
+    """Load a motorcycle in a workshop, 500 × 741, with measured disparity (Scharstein et al., Middlebury, GCPR 2014)."""
     left, right, disparity = _load("stereo_motorcycle")
     disparity = torch.from_numpy(np.where(np.isfinite(disparity), disparity, np.nan)).float()
     return StereoPair(_image(left), _image(right), disparity, focal=994.978, baseline=0.193001, offset=31.086)
 
 
 def astronaut() -> Float[Tensor, "3 512 512"]:
-    """Eileen Collins, photographed by NASA (no known copyright)."""
+    """Load the photograph of Eileen Collins, by NASA (no known copyright)."""
     return _image(_load("astronaut"))
 
 
 def cat() -> Float[Tensor, "3 300 451"]:
-    """Chelsea, photographed by Stefan van der Walt (CC0)."""
+    """Load the photograph of the cat Chelsea, by Stefan van der Walt (CC0)."""
     return _image(_load("chelsea"))
 
 
 def faces() -> Float[Tensor, "100 25 25"]:
-    """A hundred grey faces of 25 × 25 pixels in [0, 1], from Labelled Faces in the Wild (Huang et al., 2007)."""
+    """Load a hundred grey faces of 25 × 25 pixels in [0, 1], from Labelled Faces in the Wild (Huang et al., 2007)."""
     images = torch.from_numpy(_load("lfw_subset")[:100].astype(np.float32))
     return images / images.max()
 
 
 def _load(name: str):
-    """One of scikit-image's bundled pictures.
+    """Load one of scikit-image's bundled pictures.
 
-    Raises FileNotFoundError where this installation of scikit-image comes without it.
+    Raises FileNotFoundError if this installation of scikit-image does not contain it.
     """
     from skimage import data
 

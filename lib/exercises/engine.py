@@ -1,8 +1,8 @@
-"""Runs the checks of an exercise on a student's answer, and never fails itself.
+"""Running the checks of an exercise on a student's answer, without ever failing.
 
-A check is a function of the answer and a seeded generator; it returns None, or says in one line what is wrong. Around
-it stands what a notebook needs: an answer that raises, hangs, gives nothing or changes its arguments costs one printed
-line, not the kernel's state.
+A check is a function of the answer and a seeded generator; it returns None, or one line that tells what is wrong. The
+engine protects the notebook: if an answer raises, hangs, returns nothing or changes its arguments, one line is printed,
+and the kernel's state stays as it was.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ LONGEST_LINE = 200
 
 @dataclass(frozen=True)
 class Exercise:
-    """What is asked, and how an answer is judged. The statement and the solution stand in the solutions notebook.
+    """An exercise and its checks. The statement and the solution stand in the solutions notebook.
 
     name: "4.1", chapter and number, or "4.A" for a short task inside the chapter.
-    kind: one of KINDS. minutes: what a student needs, reading included.
+    kind: one of KINDS. minutes: time that a student needs, with reading.
     checks: by the property's name, as it is printed; a check draws its examples from the generator.
-    hints: from a nudge to nearly the answer.
-    wrong: answers that students give and that must fail, by name. They keep the checks honest: every wrong answer
-        must fail some check, and every check must fail some wrong answer.
-    function: whether the answer is a function (else a value).
-    seconds: after which one check counts as an endless loop.
+    hints: the first is small, the last is nearly the answer.
+    wrong: answers that students give and that must fail, by name. They test the checks: every wrong answer must fail
+        some check, and every check must fail some wrong answer.
+    function: whether the answer is a function (otherwise it is a value).
+    seconds: time after which one check counts as an endless loop.
     """
 
     name: str
@@ -62,20 +62,20 @@ class Exercise:
 
 
 class Trouble(Exception):
-    """What is wrong with an answer, as one line; raised where a check cannot go on."""
+    """One line that tells what is wrong with an answer; raised if a check cannot go on."""
 
 
 class TimeUp(BaseException):
-    """The time of a check is over. No Exception, so that `except Exception` in an answer lets it pass."""
+    """The time of a check is over. It is no Exception, so that `except Exception` in an answer cannot catch it."""
 
 
 # --- what a student calls -----------------------------------------------------------------------------------
 
 
 def check(name: str, answer: Any, seed: int = 0) -> None:
-    """Print, for each property that an answer to the exercise must have, ✓ or ✗ and what is wrong.
+    """Print, for each property that an answer to the exercise must have, ✓, or ✗ and what is wrong.
 
-    seed: of the examples that the checks draw; another seed, other examples. Never raises because of the answer.
+    seed: of the examples that the checks draw; another seed gives other examples. Never raises because of the answer.
     """
     exercise = _find(name)
     if exercise is None:
@@ -94,7 +94,7 @@ _hints_shown: dict[str, int] = {}
 
 
 def hint(name: str, level: int | None = None) -> None:
-    """Print a hint to an exercise: at each call the next one, or the one of this level (1 is the first)."""
+    """Print a hint to an exercise: each call prints the next one, or the one of this level (1 is the first)."""
     exercise = _find(name)
     if exercise is None:
         return
@@ -123,20 +123,20 @@ def ready(name: str, answer: Any) -> bool:
 
 
 def passes(name: str, answer: Any, seed: int = 0) -> bool:
-    """Whether an answer has all properties; prints nothing. Raises KeyError for an unknown exercise."""
+    """Tell whether an answer has all properties; print nothing. Raises KeyError for an unknown exercise."""
     return all(trouble is None for _, trouble in _judge(all_exercises()[name], answer, seed))
 
 
 def failures(exercise: Exercise, answer: Any, seed: int = 0) -> dict[str, str]:
-    """What is wrong with an answer, by the property that fails; empty for a right answer."""
+    """List what is wrong with an answer, by the property that fails; empty for a right answer."""
     return {property_: trouble for property_, trouble in _judge(exercise, answer, seed) if trouble}
 
 
 @cache
 def all_exercises() -> dict[str, Exercise]:
-    """Every exercise of the course by its name: those in the list `EXERCISES` of this package's modules, in order.
+    """Collect every exercise of the course by its name, from the lists `EXERCISES` of this package's modules, in order.
 
-    Raises ValueError where two exercises share a name.
+    Raises ValueError if two exercises share a name.
     """
     found: dict[str, Exercise] = {}
     for module in pkgutil.iter_modules([str(Path(__file__).parent)]):
@@ -148,7 +148,7 @@ def all_exercises() -> dict[str, Exercise]:
 
 
 def of_chapter(number: int) -> list[Exercise]:
-    """The exercises of one chapter: first the short tasks inside it, then those at its end."""
+    """Collect the exercises of one chapter: first the short tasks inside it, then those at its end."""
     return [exercise for exercise in all_exercises().values() if _chapter(exercise.name) == number]
 
 
@@ -157,13 +157,13 @@ def _chapter(name: str) -> int:
 
 
 def _order(name: str) -> tuple[int, bool, int, str]:
-    """4.A, 4.B, 4.1, 4.2, 4.10, 5.A …"""
+    """Key for sorting names: 4.A, 4.B, 4.1, 4.2, 4.10, 5.A …"""
     rest = name.split(".")[1]
     return _chapter(name), rest.isdigit(), int(rest) if rest.isdigit() else 0, rest
 
 
 def _find(name: str) -> Exercise | None:
-    """The exercise of this name; for an unknown one None, and a line that names those there are."""
+    """Find the exercise of this name; for an unknown name return None, and print a line that names those there are."""
     known = all_exercises()
     if str(name) in known:
         return known[str(name)]
@@ -176,7 +176,7 @@ def _find(name: str) -> Exercise | None:
 
 
 def _judge(exercise: Exercise, answer: Any, seed: int) -> Iterator[tuple[str, str | None]]:
-    """Each property, and None or what is wrong."""
+    """Run the checks: yield each property, and None or what is wrong."""
     trouble = _unusable(exercise, answer)
     hung = False
     if trouble is None and exercise.function:
@@ -196,7 +196,7 @@ _HUNG = "no end"
 
 
 def _unusable(exercise: Exercise, answer: Any) -> str | None:
-    """What is wrong before anything is tried."""
+    """Tell why an answer cannot be checked at all, or return None."""
     if answer is ...:
         return BLANK
     if answer is None:
@@ -210,10 +210,11 @@ def _unusable(exercise: Exercise, answer: Any) -> str | None:
 
 
 def _try(one_check: Check, answer: Any, seed: int, seconds: float) -> str | None:
-    """None where the property holds, else one line. Random state, gradient mode and so on are as before afterwards."""
+    """Return None if the property holds, otherwise one line. Afterwards random state, gradient mode and so on are as
+    before."""
     dtype = torch.get_default_dtype()
     try:
-        # The answer may call torch.manual_seed, or set_grad_enabled, without a trace in the notebook.
+        # An answer may call torch.manual_seed or set_grad_enabled; that must leave no trace in the notebook.
         with torch.random.fork_rng(devices=[]), torch.enable_grad(), time_limit(seconds):
             torch.manual_seed(seed)
             outcome = one_check(answer, torch.Generator().manual_seed(seed))
@@ -223,7 +224,7 @@ def _try(one_check: Check, answer: Any, seed: int, seconds: float) -> str | None
         return _HUNG
     except KeyboardInterrupt:
         raise
-    except BaseException as error:  # a value of a strange kind; sys.exit() too
+    except BaseException as error:  # for example a value of a strange type, or sys.exit()
         outcome = f"the answer is of a form that this check cannot use ({_describe(error)})"
     finally:
         torch.set_default_dtype(dtype)
@@ -231,7 +232,7 @@ def _try(one_check: Check, answer: Any, seed: int, seconds: float) -> str | None
 
 
 class _Guarded:
-    """A student's function. It works on copies of its arguments, and what goes wrong in it becomes a `Trouble`."""
+    """A student's function. It works on copies of its arguments, and its errors become `Trouble`."""
 
     def __init__(self, function: Callable) -> None:
         self.function = function
@@ -256,7 +257,7 @@ class _Guarded:
         return result
 
     def _arguments(self, before: tuple, after: tuple) -> Iterator[tuple[str, Any, Any]]:
-        """The name of each argument, and its value before and after the call."""
+        """Yield the name of each argument, and its value before and after the call."""
         try:
             names = list(inspect.signature(self.function).parameters)
         except (TypeError, ValueError):
@@ -267,7 +268,7 @@ class _Guarded:
             yield name, before[1][name], after[1][name]
 
     def _place(self, error: BaseException) -> str:
-        """Where in the function's cell it was raised."""
+        """Tell where in the function's cell the error was raised."""
         code = getattr(inspect.unwrap(self.function), "__code__", None)
         if code is None:
             return ""
@@ -277,7 +278,7 @@ class _Guarded:
 
 
 def _copy(value: Any) -> Any:
-    """A copy of tensors, arrays, and lists of them; the gradient flows through it to the original."""
+    """Copy tensors, arrays, and lists of them; the gradient flows through the copy to the original."""
     if isinstance(value, Tensor):
         return value.clone()
     if isinstance(value, np.ndarray):
@@ -304,7 +305,7 @@ def _same(before: Any, after: Any) -> bool:
 def _describe(error: BaseException) -> str:
     try:
         text = str(error).strip()
-    except Exception:  # an exception of the student's own, whose text fails too
+    except Exception:  # a student's own exception, whose text fails, too
         text = ""
     return f"{type(error).__name__}: {text.splitlines()[0]}" if text else type(error).__name__
 
@@ -321,9 +322,9 @@ def _one_line(text: Any) -> str:
 def time_limit(seconds: float) -> Iterator[None]:
     """Raise TimeUp in the block when the time is over.
 
-    In the main thread of Linux and macOS, where Jupyter runs its cells, a signal rings; it also ends a sleep.
+    In the main thread of Linux and macOS, where Jupyter runs its cells, a signal ends the block, even a sleep.
     Elsewhere (Windows, other threads) a second thread asks the interpreter to raise: that ends every loop in Python,
-    but waits for a call into C. Where neither works there is no limit.
+    but has to wait for a call into C to return. If neither works there is no limit.
     """
     if hasattr(signal, "setitimer") and threading.current_thread() is threading.main_thread():
         yield from _limit_by_signal(seconds)
@@ -341,7 +342,7 @@ def _limit_by_signal(seconds: float) -> Iterator[None]:
             raise TimeUp
 
     before = signal.signal(signal.SIGALRM, ring)
-    # Again every second: a bare `except:` in an answer may swallow the first.
+    # Repeat it every second: a bare `except:` in an answer may swallow the first.
     signal.setitimer(signal.ITIMER_REAL, seconds, 1.0)
     try:
         yield
@@ -368,6 +369,6 @@ def _limit_by_thread(seconds: float) -> Iterator[None]:
     finally:
         with lock:
             running = False
-        # One that is asked for, but not raised yet, must not be raised later.
+        # Cancel an exception that was requested but not raised yet.
         ctypes.pythonapi.PyThreadState_SetAsyncExc(here, None)
         timer.cancel()

@@ -1,6 +1,6 @@
-"""What the checks of many exercises share. Each function returns None, or one line that says what is wrong.
+"""Properties that the checks of many exercises use. Each function returns None, or one line that tells what is wrong.
 
-The lines say what a student can act on: what was computed, the student's value and the expected one. So they chain:
+The line helps a student to act: it tells what was computed, the student's value and the expected one. Join them by or:
 
     return finite(yours, "the mask") or between(yours, 0, 1, "the mask")
 
@@ -43,20 +43,20 @@ def _tensor(yours: Any, what: str) -> Tensor:
 
 
 def shape(yours: Any, expected: Sequence[int], what: str) -> str | None:
-    """Whether the answer has this shape."""
+    """Check that the answer has this shape."""
     got = tuple(tensor(yours, what).shape)
     return None if got == tuple(expected) else f"{what}: yours has shape {got}, expected {tuple(expected)}"
 
 
 def finite(yours: Any, what: str) -> str | None:
-    """Whether the answer has neither NaN nor infinity."""
+    """Check that the answer has neither NaN nor infinity."""
     return None if tensor(yours, what).isfinite().all() else f"{what}: yours has NaN or infinite entries"
 
 
 def near(yours: Any, expected: Any, what: str, tolerance: float = 1e-4) -> str | None:
-    """Whether the answer has the expected shape and values; else the entry that is farthest off.
+    """Check that the answer has the expected shape and values; otherwise tell the entry with the largest error.
 
-    tolerance: relative to the largest expected value, but not below that of 1.
+    tolerance: relative to the largest expected value, or to 1 if that is larger.
     """
     yours, expected = tensor(yours, what).detach(), tensor(expected, what).detach()
     wrong = shape(yours, expected.shape, what) or finite(yours, what)
@@ -72,7 +72,7 @@ def near(yours: Any, expected: Any, what: str, tolerance: float = 1e-4) -> str |
 
 
 def between(yours: Any, low: float, high: float, what: str) -> str | None:
-    """Whether all values lie in [low, high]."""
+    """Check that all values lie in [low, high]."""
     values = tensor(yours, what).detach()
     wrong = finite(values, what)
     if wrong or not values.numel() or (values.min() >= low and values.max() <= high):
@@ -83,7 +83,7 @@ def between(yours: Any, low: float, high: float, what: str) -> str | None:
 
 
 def one_of(yours: Any, right: str, wrong: dict[str, str]) -> str | None:
-    """Whether the answer is the right word; `wrong` has a line for each other word that may be chosen."""
+    """Check that the answer is the right word; `wrong` has a line for each other word that may be chosen."""
     options = ", ".join(f'"{word}"' for word in sorted([right, *wrong]))
     if not isinstance(yours, str):
         return f"write one of {options}, with the quotation marks"
@@ -94,7 +94,7 @@ def one_of(yours: Any, right: str, wrong: dict[str, str]) -> str | None:
 
 
 def has_gradient(function: Callable[[Tensor], Tensor], at: Tensor, what: str) -> str | None:
-    """Whether a gradient comes back to `at`, and is finite and not all zero."""
+    """Check that a gradient comes back to `at`, and is finite and not all zero."""
     gradient = gradient_of(function, at, what)
     if wrong := finite(gradient, f"the gradient of {what}"):
         return wrong
@@ -110,7 +110,7 @@ def has_derivative(
     step: float = 1e-4,
     tolerance: float = 1e-3,
 ) -> str | None:
-    """Whether the gradient is that of finite differences, along a random direction, in double precision."""
+    """Check that the gradient agrees with finite differences, along a random direction, in double precision."""
     at = at.double()
     direction = torch.randn(at.shape, generator=generator, dtype=torch.float64)
     direction = direction / direction.norm()
@@ -123,9 +123,9 @@ def has_derivative(
 
 
 def gradient_of(function: Callable[[Tensor], Tensor], at: Tensor, what: str) -> Tensor:
-    """The gradient of the function's sum by autograd.
+    """Compute the gradient of the function's sum by autograd.
 
-    Raises Trouble where none comes back.
+    Raises Trouble if none comes back.
     """
     at = at.detach().clone().requires_grad_()
     value = tensor(function(at), what)

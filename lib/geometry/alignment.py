@@ -1,6 +1,6 @@
 """Alignment of point sets with known correspondence: Procrustes.
 
-Weights (B, N) are 0 or more, or a mask of visible points. A point of weight 0 may hold anything, NaN included.
+Weights (B, N) are 0 or more, or a mask of visible points. A point of weight 0 may hold any value, even NaN.
 """
 
 from __future__ import annotations

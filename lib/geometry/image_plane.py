@@ -1,4 +1,4 @@
-"""The image plane [-1, 1]², x right, y down: where pixels lie in it, reading pictures there, and distances to masks."""
+"""The image plane [-1, 1]², x right, y down: places of pixels, looking up colours, distances to masks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lib.checks import check_tensor, require
 def pixel_centers(
     height: int, width: int, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
 ) -> Float[Tensor, "H W 2"]:
-    """The (x, y) of every pixel's centre: pixel (i, j) is at ((2j + 1)/W − 1, (2i + 1)/H − 1)."""
+    """The (x, y) of all pixel centres: pixel (i, j) lies at ((2j + 1)/W − 1, (2i + 1)/H − 1)."""
     y = (2 * torch.arange(height, device=device, dtype=dtype) + 1) / height - 1
     x = (2 * torch.arange(width, device=device, dtype=dtype) + 1) / width - 1
     return torch.stack(torch.meshgrid(x, y, indexing="xy"), -1)
@@ -34,9 +34,9 @@ def sample_image(
 
 
 def foreground_distance(masks: Float[Tensor, "B H W"]) -> Float[Tensor, "B H W"]:
-    """How far each pixel's centre lies from the nearest pixel of the object, in image-plane units; 0 on the object.
+    """Distance of each pixel's centre to the nearest pixel of the object, in image-plane units; 0 on the object.
 
-    Not differentiable. Raises ValueError for an empty mask, from which there is no distance.
+    Not differentiable. Raises ValueError for an empty mask, to which there is no distance.
     """
     from scipy.ndimage import distance_transform_edt
 
@@ -47,7 +47,7 @@ def foreground_distance(masks: Float[Tensor, "B H W"]) -> Float[Tensor, "B H W"]
 
 
 def boundary_points(masks: Float[Tensor, "B H W"]) -> tuple[Float[Tensor, "B M 2"], Int[Tensor, "B"]]:
-    """The centres (x, y) of the object's pixels that touch, by a side, the background or the image's border.
+    """List the centres (x, y) of the object's pixels that have a side in common with the background or the border.
 
     Returns them padded with zeros to the longest list, and the lists' lengths. Raises ValueError for an empty mask.
     """
@@ -64,9 +64,9 @@ def boundary_points(masks: Float[Tensor, "B H W"]) -> tuple[Float[Tensor, "B M 2
 
 
 def erode(mask: Float[Tensor, "B H W"]) -> Float[Tensor, "B H W"]:
-    """A mask of zeros and ones without its outermost pixels: 1 where the whole 3 × 3 neighbourhood is 1.
+    """Remove the outermost pixels of a mask of zeros and ones: 1 where the whole 3 × 3 neighbourhood is 1.
 
-    What lies beyond the picture's border counts as 0.
+    Pixels beyond the picture's border count as 0.
     """
     check_tensor("mask", mask, "B H W", finite=True)
     outside = torch.nn.functional.pad(1 - mask[:, None], (1, 1, 1, 1), value=1.0)

@@ -1,4 +1,4 @@
-"""Triangle meshes: a sphere to start from, files in and out, normals, edges, subdivision, mirror symmetry."""
+"""Triangle meshes: a sphere to start from, reading and writing files, normals, edges, subdivision, mirror symmetry."""
 
 from __future__ import annotations
 
@@ -56,21 +56,21 @@ class Mesh:
                 check_same_device(verts=self.verts, **{name: value})
 
     def to(self, device: torch.device | str) -> Mesh:
-        """The same mesh on another device."""
+        """Move the mesh to another device."""
         values = (self.verts, self.faces, self.uvs, self.texture, self.colors)
         return Mesh(*(value if value is None else value.to(device) for value in values))
 
     def with_verts(self, verts: Float[Tensor, "V 3"]) -> Mesh:
-        """The same faces, texture and colours on moved vertices."""
+        """Copy the mesh with other vertices; faces, texture and colours stay."""
         return replace(self, verts=verts)
 
 
 def validate_mesh(verts: Float[Tensor, "V 3"], faces: Int[Tensor, "F 3"]) -> None:
-    """Raise unless this is a mesh one can compute on.
+    """Raise an error unless this is a mesh that one can compute with.
 
-    Raises TypeError for wrong types; ValueError for wrong shapes, an empty mesh, NaN vertices, faces that
-    are not triangles or point outside the vertices, and triangles whose height is lost in the rounding
-    of their own coordinates (zero area).
+    Raises TypeError for wrong types; ValueError for wrong shapes, an empty mesh, NaN vertices, faces that are not
+    triangles or name a vertex that does not exist, and triangles of zero area (their height is below the rounding
+    error of their coordinates).
     """
     check_tensor("verts", verts, "V 3", kind="real", finite=True)
     if isinstance(faces, Tensor) and faces.ndim == 2 and faces.shape[1] > 3:
@@ -100,10 +100,10 @@ def validate_mesh(verts: Float[Tensor, "V 3"], faces: Int[Tensor, "F 3"]) -> Non
 
 
 def icosphere(subdivisions: int = 3, radius: float = 1.0) -> Mesh:
-    """A sphere of nearly equal triangles: an icosahedron, split 1 → 4 and pushed to the sphere each time.
+    """Make a sphere of nearly equal triangles: an icosahedron, n times split 1 → 4 and pushed out to the sphere.
 
-    10 · 4ⁿ + 2 vertices (n = 3: 642) and 20 · 4ⁿ faces, float32. The coordinate planes are mirror planes,
-    exact to the last bit: for each vertex (x, y, z) there is one (x, y, −z).
+    It has 10 · 4ⁿ + 2 vertices (n = 3: 642) and 20 · 4ⁿ faces, float32. The coordinate planes are mirror planes,
+    exact to the last bit: for each vertex (x, y, z) there is a vertex (x, y, −z).
 
     Raises ValueError for a negative count of subdivisions or a radius that is not positive.
     """
@@ -153,7 +153,7 @@ def subdivide(mesh: Mesh) -> Mesh:
 
 
 def _split(values: Float[Tensor, "V C"], faces: Int[Tensor, "F 3"]) -> tuple[Tensor, Tensor]:
-    """Midpoints appended to per-vertex values, and the four small faces of each face."""
+    """Append the edges' midpoints to per-vertex values, and split each face into four."""
     pairs, of_side = _unique_edges(faces)
     middle = len(values) + of_side
     a, b, c = faces.unbind(1)
@@ -167,15 +167,15 @@ def _split(values: Float[Tensor, "V C"], faces: Int[Tensor, "F 3"]) -> tuple[Ten
 
 
 def edges(faces: Int[Tensor, "F 3"]) -> Int[Tensor, "E 2"]:
-    """The edges of a mesh, each once, smaller index first, in lexicographic order."""
+    """List the edges of a mesh, each once, smaller index first, in lexicographic order."""
     return _unique_edges(check_faces(faces, None))[0]
 
 
 @remembered
 def _unique_edges(faces: Int[Tensor, "F 3"]) -> tuple[Int[Tensor, "E 2"], Int[Tensor, "F 3"]]:
-    """All edges once, and for each side (ab, bc, ca) of each face the index of its edge."""
+    """List all edges once, and for each side (ab, bc, ca) of each face the index of its edge."""
     sides = torch.stack([faces, faces.roll(-1, dims=1)], dim=-1).reshape(-1, 2).sort(dim=1).values
-    # One integer an edge sorts much faster than rows do.
+    # Sort one integer for each edge, which is much faster than sorting rows.
     base = int(faces.max()) + 1 if faces.numel() else 1
     keys, of_side = torch.unique(sides[:, 0] * base + sides[:, 1], return_inverse=True)
     return torch.stack([keys // base, keys % base], dim=1), of_side.reshape(-1, 3)
@@ -233,12 +233,12 @@ def vertex_normals(verts: Float[Tensor, "... V 3"], faces: Int[Tensor, "F 3"]) -
 
 
 def mirror_permutation(verts: Float[Tensor, "V 3"], axis: int = 2) -> Int[Tensor, "V"]:
-    """For each vertex, the index of its mirror image in the plane where coordinate `axis` is 0.
+    """Find for each vertex the index of its mirror image in the plane where coordinate `axis` is 0.
 
-    verts[permutation] with that coordinate negated is verts again, to 1e-4 of the mesh's size (exactly,
-    for `icosphere`); the permutation is its own inverse.
+    verts[permutation] with that coordinate negated is verts again, to 1e-4 of the mesh's size (for `icosphere`
+    exactly). The permutation is its own inverse.
 
-    Raises ValueError where a vertex has no partner, or two share one.
+    Raises ValueError if a vertex has no mirror image, or if two share one.
     """
     from scipy.spatial import cKDTree
 
@@ -267,22 +267,23 @@ def mirror_permutation(verts: Float[Tensor, "V 3"], axis: int = 2) -> Int[Tensor
 def load_mesh(path: str | Path, *, appearance: bool = True, dtype: torch.dtype = torch.float32) -> Mesh:
     """Read a mesh from .obj, .ply, .glb, .gltf, .off or .stl, with its texture and colours.
 
-    Kept: the vertices in the file's order, those that no face uses too; at a seam, where the corners of a vertex differ
-    in texture coordinate or in the colour of their faces, copies of it follow behind all others, so there the mesh is
-    open. All objects of a file become one mesh; the scene of a glTF is placed, skinned and morphed as it opens.
-    Converted: polygons become triangles (also those that are not convex); equal corners of an .stl become one vertex;
-    colours of faces and materials become vertex colours, several pictures one texture. Textures repeat beyond [0, 1]
-    (`rendering.texture_sample`). Integers are scaled to [0, 1] by their range; colours and pictures are else taken as
-    written, without conversion between linear and sRGB. Where there is both texture and `colors`, the surface looks
-    like their product. An .mtl's Kd counts only where there is neither picture nor vertex colour.
-    Dropped: normals, transparency, other maps of a material, further texture coordinates, animations. Beyond these,
-    what is left out, points and lines or a picture that is not there, is said in one warning.
+    Kept: the vertices in the file's order, also those that no face uses. A seam is a place where the corners of a
+    vertex differ in texture coordinate or in the colour of their faces; there copies of the vertex follow after all
+    others, so the mesh is open at a seam. All objects of a file become one mesh; the scene of a glTF is placed, skinned
+    and morphed as it opens.
+    Converted: polygons become triangles, even if they are not convex; equal corners of an .stl become one vertex;
+    colours of faces and materials become vertex colours; several pictures become one texture. Textures repeat beyond
+    [0, 1] (`rendering.texture_sample`). Integers are scaled to [0, 1] by their range; otherwise colours and pictures
+    are taken as written, without conversion between linear and sRGB. If there are both texture and `colors`, the
+    surface looks like their product. An .mtl's Kd counts only if there is neither picture nor vertex colour.
+    Dropped: normals, transparency, other maps of a material, further texture coordinates, animations. One warning
+    names all else that is left out: points, lines, a picture that is missing.
 
     appearance: False reads positions and faces alone, so that no seam opens the mesh.
-    dtype: of the vertices, float32 or float64; a warning says where float32 loses digits that matter.
+    dtype: of the vertices, float32 or float64; a warning tells if float32 loses digits that matter.
 
-    Raises FileNotFoundError for a missing file, ValueError for one that holds no valid mesh, or in a format or with a
-    compression that is not read.
+    Raises FileNotFoundError for a missing file; ValueError for a file that holds no valid mesh, or that has a format or
+    a compression that cannot be read.
     """
     from lib.geometry import mesh_files
 
@@ -294,7 +295,7 @@ def load_mesh(path: str | Path, *, appearance: bool = True, dtype: torch.dtype =
     arrays, dropped = mesh_files.read(path, appearance)
     if dropped:
         warnings.warn(f"{path.name}: left out {'; '.join(dropped)}", stacklevel=2)
-    # In float64 first: what float32 would round away is not the file's fault.
+    # Validate in float64 first: the file is not to blame for digits that float32 rounds away.
     verts = torch.from_numpy(np.array(arrays.verts, dtype=np.float64))
     faces = torch.from_numpy(np.array(arrays.faces, dtype=np.int64))
     try:
@@ -317,7 +318,7 @@ def load_mesh(path: str | Path, *, appearance: bool = True, dtype: torch.dtype =
 
 
 def _check_digits(verts: Float[Tensor, "V 3"], name: str, remedy: str) -> None:
-    """Warn where float32 rounds positions by more than 1e-5 of the mesh's extent."""
+    """Warn if float32 rounds positions by more than 1e-5 of the mesh's extent."""
     extent = (verts.amax(0) - verts.amin(0)).max()
     error = (verts.float().double() - verts).abs().max()
     if error > 1e-5 * extent:
@@ -333,10 +334,10 @@ def save_mesh(path: str | Path, mesh: Mesh) -> None:
     """Write a mesh to .obj (with .mtl and .png beside it), .ply or .glb, by the ending of `path`.
 
     Positions are written with all their digits to .obj and .ply, in float32 to .glb. Textures have 8 bits a channel,
-    and so have vertex colours in .ply and .glb. The file is there whole or not at all.
+    and so have vertex colours in .ply and .glb. The file is written completely or not at all.
 
-    Raises ValueError for another ending, a texture in a .ply or float64 positions that a .glb cannot tell apart,
-    OSError where the file cannot be written.
+    Raises ValueError for another ending, a texture in a .ply, or float64 positions that a .glb cannot tell apart;
+    OSError if the file cannot be written.
     """
     from lib.geometry.mesh_files import obj, ply
 
@@ -365,7 +366,7 @@ def save_mesh(path: str | Path, mesh: Mesh) -> None:
         write_atomically(path, ply.content(array(mesh.verts), array(mesh.faces), array(levels)))
     else:
         material = ""
-        # The mesh last: once it is there, so is what it refers to.
+        # Write the mesh last: when it is there, the files that it refers to are there, too.
         if mesh.uvs is not None and mesh.texture is not None:
             material = path.stem
             picture = io.BytesIO()
@@ -384,7 +385,7 @@ def _picture(texture: Float[Tensor, "3 H W"]) -> PIL.Image.Image:
 
 
 def to_trimesh(mesh: Mesh, name: str) -> trimesh.Trimesh:
-    """The mesh for trimesh's exporters, with its texture and colours; `name` is that of the material."""
+    """Convert a mesh for trimesh's exporters, with its texture and colours; `name` is the name of the material."""
     import trimesh
 
     def array(value: Tensor):

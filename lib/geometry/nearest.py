@@ -1,9 +1,10 @@
-"""The nearest point of a large cloud in the plane or in space, found on a grid of cells: Warp kernels for the CPU.
+"""Search for the nearest point of a large cloud, in 2D or 3D, on a grid of cells: Warp kernels for the CPU.
 
-The points are sorted into cells, about as many as there are points, so that the cells of a row, and any stretch of
-it, are one run of points. A query takes for its bound the nearer of the answer of the query before it and a point of
-its own cell, then visits the rows outward from its own, each as far as a ball with the bound for its radius reaches;
-the bound shrinks as nearer points turn up, and the search ends where rows are farther than the bound.
+The points are sorted into about as many cells as there are points. The cells of a row, and of any part of it, are
+contiguous in this order. The first bound of a query is the smaller of two distances: to the answer of the query before
+it, and to a point of its own cell. Then the query visits rows, from its own row outward, each as far as the ball around
+the query with this radius reaches. Nearer points lower the bound. The search ends when all other rows are farther away
+than the bound.
 """
 
 # Warp reads the annotations of kernels at run time, so they cannot be postponed here.
@@ -20,7 +21,7 @@ from lib.warp_kernels import Kernels
 
 # Queries that a thread of the CPU answers one after the other, each starting from the answer before it; CUDA's, one.
 RUN = 64
-# Points a cell may hold, and points above that a query may look at on average, before the cloud counts as too uneven.
+# Points that a cell may hold, and further points that a query may look at on average, before a cloud is too uneven.
 CROWD = 64
 SPARE = 64
 
@@ -49,7 +50,7 @@ def nearest_on_grid(queries: Float[Tensor, "N D"], points: Float[Tensor, "M D"])
     """
     sort = _sort_on_cuda if _on_gpu(points) else _sort
     sorted_queries, grid = sort(queries), sort(points)
-    # Threads share the count without a lock: at worst it misses some, and the search is given up a little later.
+    # Threads share the count without a lock. At worst it misses some, and the search is given up a little later.
     crowd = torch.zeros(1, dtype=torch.int64, device=points.device)
     idx = torch.full((len(queries),), -1, device=points.device)
     tolerance = 16 * torch.finfo(points.dtype).eps
@@ -87,7 +88,7 @@ def _sort(cloud: Float[Tensor, "N D"]) -> Grid:
     extent = (high.double() - low.double()).tolist()
     longest = max(extent) or 1.0
     shares = sorted((length / longest for length in extent), reverse=True)
-    # As many cells as points: a cloud thinner than a cell is cut in two directions only, or in one.
+    # Make as many cells as points; a cloud thinner than a cell is cut along two axes only, or along one.
     for axes in (3, 2, 1):
         share = (math.prod(shares[:axes]) / len(points)) ** (1 / axes)
         if share < shares[axes - 1]:
@@ -126,7 +127,7 @@ def kernels(kernel, real, vec2, vec3):
 
     @wp.func
     def below(u: real, row: int, slack: real):
-        """How far below the query the row ends, in cells; the rows end at 0."""
+        """Distance in cells from the query down to the end of the row; the rows end at 0."""
         return wp.where(row < 0, real(wp.inf), wp.max(u - real(row + 1) - slack, real(0.0)))
 
     @wp.func
@@ -217,7 +218,7 @@ def kernels(kernel, real, vec2, vec3):
         side: wp.array(dtype=real),
         shape: wp.array(dtype=int),
     ):
-        """Counting sort; `starts` comes as zeros."""
+        """Sort by counting; `starts` must be zeros."""
         count = cloud.shape[0]
         for i in range(count):
             c = cell_of(cloud[i], box[0], real(1.0) / side[0], shape[0], shape[1], shape[2])
@@ -227,7 +228,7 @@ def kernels(kernel, real, vec2, vec3):
         for c in range(starts.shape[0]):
             total += starts[c]
             starts[c] = total
-        # Now each cell has its end: filling it from there leaves its beginning.
+        # Each entry is now the end of a cell. Filling the cell from its end turns the entry into its beginning.
         for i in range(count):
             last = count - 1 - i
             place = starts[cells[last]] - 1
@@ -266,7 +267,7 @@ def kernels(kernel, real, vec2, vec3):
             p = queries[i]
             u = (p - box[0]) * inverse
             size = real(wp.max(nx, wp.max(ny, nz)))
-            # Rounding may put a point or the end of a row this far from its place, in cells.
+            # Rounding may move a point or the end of a row by this much, in cells.
             slack = tolerance * (size + wp.max(wp.max(wp.abs(u[0]), wp.abs(u[1])), wp.abs(u[2])))
             own_y = cell(u[1], ny)
             own_z = cell(u[2], nz)
@@ -279,7 +280,7 @@ def kernels(kernel, real, vec2, vec3):
             out = wp.max(wp.max(box[0] - p, p - box[1]), vec3()) * inverse
             down_z = own_z
             up_z = own_z + 1
-            # Written so that a comparison with NaN ends the search.
+            # This form of the comparison ends the search for NaN, too.
             searching = best > real(0.0)
             while searching:
                 gap_z = below(u[2], down_z, slack)

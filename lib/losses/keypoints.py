@@ -1,4 +1,4 @@
-"""Keypoints of a category, and the camera they determine: how far the predicted ones lie, how sure the model is.
+"""Losses on keypoints of a category, and on the camera that they determine.
 
 Source: Kanazawa, Tulsiani, Efros, Malik, "Learning category-specific mesh reconstruction", ECCV 2018, section 3.2.
 """
@@ -17,9 +17,9 @@ from lib.geometry.vectors import binary_scale
 def keypoint_loss(
     pred: Float[Tensor, "B K 2"], target: Float[Tensor, "B K 2"], visible: Bool[Tensor, "B K"]
 ) -> Float[Tensor, ""]:
-    """Mean squared distance per coordinate in the image plane; hidden points add 0 but count, as in the release.
+    """Mean squared distance per coordinate in the image plane; hidden points add 0, but count in the mean.
 
-    So a picture that shows few points weighs less than one that shows all.
+    So a picture that shows few points has less weight than one that shows all, as in the paper's code.
     """
     check_tensor("pred", pred, "B K 2")
     check_tensor("target", target, f"{len(pred)} {pred.shape[1]} 2")
@@ -32,7 +32,7 @@ def keypoint_loss(
 def assignment_entropy(assignment: Float[Tensor, "K V"]) -> Float[Tensor, ""]:
     """Mean entropy (in nats) of the rows of A, each a distribution over the vertices.
 
-    ln V where a keypoint may be any vertex, 0 where it is one.
+    It is ln V for a keypoint that may be any vertex, and 0 for one that is a single vertex.
     """
     check_tensor("assignment", assignment, "K V")
     return torch.special.entr(assignment).sum(-1).mean()
@@ -41,8 +41,9 @@ def assignment_entropy(assignment: Float[Tensor, "K V"]) -> Float[Tensor, ""]:
 def camera_loss(pred: Float[Tensor, "B 7"], target: Float[Tensor, "B 7"]) -> Float[Tensor, ""]:
     """1 − |⟨q, q'⟩| plus the mean squared error of scale and shift, for vectors [s, t_x, t_y, q].
 
-    q and −q are one rotation, hence the absolute value; 1 − |⟨q, q'⟩| = 1 − cos(θ/2) for the angle θ between the two
-    rotations. The quaternions need not have unit length. Source: Kanazawa et al., ECCV 2018, the release's loss.
+    The absolute value makes q and −q equal, because they are the same rotation. 1 − |⟨q, q'⟩| = 1 − cos(θ/2) for the
+    angle θ between the two rotations. The quaternions need not have unit length. Source: Kanazawa et al., ECCV 2018,
+    the loss of the paper's code.
     """
     check_tensor("pred", pred, "B 7")
     check_tensor("target", target, f"{len(pred)} 7")

@@ -1,5 +1,5 @@
-"""What a mesh pays for being untidy, or for being deformed: edge length, normal consistency, Laplacian smoothing;
-as rigid as possible (ARAP), and preserved local distances."""
+"""Losses that keep a mesh in shape (edge length, normal consistency, Laplacian smoothing) or near its shape at rest
+(as rigid as possible, preserved local distances)."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def edge_loss(
 ) -> Float[Tensor, ""]:
     """Mean over edges of (length − target_length)², in squared units of verts.
 
-    Keeps single vertices from flying off. With target_length 0 it also shrinks the mesh.
-    Source: Wang et al., Pixel2Mesh, 2018; as PyTorch3D's `mesh_edge_loss`.
+    It keeps single vertices from leaving the surface. With target_length 0 it also shrinks the mesh.
+    Source: Wang et al., Pixel2Mesh, 2018; the value is that of PyTorch3D's `mesh_edge_loss`.
     """
     faces = _check_batch(verts, faces)
     start, end = mesh.edges(faces).unbind(1)
@@ -44,7 +44,7 @@ def normal_consistency_loss(verts: Float[Tensor, "B V 3"], faces: Int[Tensor, "F
 
 
 def adjacent_faces(faces: Int[Tensor, "F 3"]) -> Int[Tensor, "P 2"]:
-    """The pairs of faces with a common edge; on a closed manifold one for each edge."""
+    """List the pairs of faces with a common edge; on a closed manifold one pair for each edge."""
     return _adjacent_faces(check_faces(faces, None))
 
 
@@ -62,10 +62,10 @@ def laplacian_loss(
 ) -> Float[Tensor, ""]:
     """Mean over vertices of the distance to the weighted mean of their neighbours, in units of verts.
 
-    method: "uniform" weighs neighbours alike, and so also evens out the triangles; "cotangent" measures
-    only how the surface bends. Cotangent weights are taken as constants, as they blow up in thin
-    triangles; a vertex whose weights do not add up to more than zero is left out.
-    Source: Desbrun et al. 1999; as PyTorch3D's `mesh_laplacian_smoothing` with "uniform" and "cot".
+    method: "uniform" gives all neighbours the same weight, and so also makes the triangles more even;
+    "cotangent" measures only how the surface bends. Cotangent weights are treated as constants, because they
+    become huge in thin triangles; a vertex whose weights do not add up to more than zero is left out.
+    Source: Desbrun et al. 1999; the value is that of PyTorch3D's `mesh_laplacian_smoothing` with "uniform" and "cot".
     """
     faces = _check_batch(verts, faces)
     if method == "uniform":

@@ -1,10 +1,10 @@
-"""What a wrong pixel costs: likelihoods with a predicted spread, distances of features, colours from outside.
+"""Losses between pictures: likelihoods with a predicted spread, distances of features, colours from outside the object.
 
-After Wu, Rupprecht and Vedaldi, "Unsupervised Learning of Probably Symmetric Deformable 3D Objects from Images in the
-Wild", CVPR 2020: a pixel's residual is a sample of a distribution whose scale σ the network predicts. A large σ makes
-the pixel cheap to get wrong and adds ln σ for the excuse; the cheapest σ is as large as the residual really is.
-And after Zhang, Isola, Efros, Shechtman, Wang, "The unreasonable effectiveness of deep features as a perceptual
-metric", CVPR 2018 (equation 1); Kanazawa, Tulsiani, Efros, Malik, ECCV 2018, section 3.3.
+Sources: Wu, Rupprecht and Vedaldi, "Unsupervised Learning of Probably Symmetric Deformable 3D Objects from Images in
+the Wild", CVPR 2020: the error of a pixel is regarded as a sample of a distribution whose scale σ the network predicts.
+A large σ makes an error cheap, but costs ln σ; the loss is smallest if σ is as large as the error really is.
+Zhang, Isola, Efros, Shechtman, Wang, "The unreasonable effectiveness of deep features as a perceptual metric", CVPR
+2018 (equation 1); Kanazawa, Tulsiani, Efros, Malik, ECCV 2018, section 3.3.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ def laplacian_nll(
 ) -> Float[Tensor, ""]:
     """Mean over the pixels of −ln p with p = exp(−√2 ℓ/σ) / (√2 σ) and ℓ = |pred − target|, averaged over channels.
 
-    So a pixel costs ln(√2 σ) + √2 ℓ/σ: the error always costs (the derivative by ℓ is √2/σ > 0), and the best σ
-    is √2 ℓ. Without `sigma` a pixel costs ℓ. `mask` weights the pixels; the mean is over its sum.
+    So a pixel costs ln(√2 σ) + √2 ℓ/σ: a larger error always costs more (the derivative by ℓ is √2/σ > 0), and the
+    best σ is √2 ℓ. Without `sigma` a pixel costs ℓ. `mask` gives the pixels weights; the mean is over their sum.
 
-    Raises ValueError where shapes or devices disagree, or where the mask is empty.
+    Raises ValueError if shapes or devices disagree, or if the mask is empty.
     """
     _check(pred, target, sigma, mask)
     error = (pred - target).abs().mean(1)
@@ -51,10 +51,10 @@ def gaussian_nll(
 ) -> Float[Tensor, ""]:
     """Mean over the pixels of −ln p with p = exp(−ℓ²/2σ²) / √(2πσ²); for features, the perceptual loss.
 
-    ℓ² is the squared difference averaged over channels. The best σ is ℓ, where the cost is ½ ln(2πeℓ²): below zero
-    for a small error, rightly so, for a density may exceed 1. Without `sigma` a pixel costs ℓ²/2.
+    ℓ² is the squared difference averaged over channels. The best σ is ℓ; then the cost is ½ ln(2πeℓ²). For a small
+    error this is below zero, which is correct, because a density may exceed 1. Without `sigma` a pixel costs ℓ²/2.
 
-    Raises ValueError where shapes or devices disagree, or where the mask is empty.
+    Raises ValueError if shapes or devices disagree, or if the mask is empty.
     """
     _check(pred, target, sigma, mask)
     error = (pred - target).square().mean(1) / 2
@@ -87,14 +87,14 @@ def _mean(error: Tensor, mask: Tensor | None) -> Tensor:
 def perceptual_distance(
     features: Callable[[Tensor], list[Tensor]], pred: Float[Tensor, "B 3 H W"], target: Float[Tensor, "B 3 H W"]
 ) -> Float[Tensor, "B"]:
-    """The distance of two images as a network sees them.
+    """Distance between two images in the features of a network.
 
-    features: images to a list of feature maps (B, C, H', W'), of a frozen network such as `ResNet18.stages`. The
-        published metric has learned weights per channel; here all weigh alike. An untrained network serves too,
-        though less well: its first layers are filters of edges and colours at several scales.
+    features: a function from images to a list of feature maps (B, C, H', W'), of a frozen network such as
+        `ResNet18.stages`. The published metric has learned weights for the channels; here all weights are equal. An
+        untrained network works too, though less well: its first layers filter edges and colours at several scales.
 
-    At every stage the channels of a pixel are scaled to unit length, subtracted, squared and summed; then comes the
-    mean over pixels and the sum over stages.
+    At every stage the channels of a pixel are scaled to unit length, subtracted, squared and summed. The distance is
+    the mean over pixels, summed over the stages.
     """
     check_tensor("pred", pred, "B 3 H W")
     check_tensor("target", target, " ".join(map(str, pred.shape)))
@@ -107,9 +107,9 @@ def perceptual_distance(
 
 
 def outside_loss(points: Float[Tensor, "B H W 2"], distances: Float[Tensor, "B H W"]) -> Float[Tensor, ""]:
-    """Mean distance from the object, in image-plane units, at points of the image plane.
+    """Mean distance of points of the image plane from the object, in image-plane units.
 
-    It is 0 for a texture picked on the object only. distances: as `image_plane.foreground_distance` gives.
+    It is 0 if the texture is picked on the object only. distances: the result of `image_plane.foreground_distance`.
     """
     check_tensor("points", points, f"{len(points)} Ht Wt 2")
     check_tensor("distances", distances, f"{len(points)} H W")

@@ -1,4 +1,4 @@
-"""What a rendered outline costs: mask against mask, and vertices against the mask's distance and boundary."""
+"""Losses on silhouettes: between two masks, and between vertices and a mask's distance map and boundary."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lib.remembered import constant
 
 
 def mask_loss(pred: Float[Tensor, "B H W"], target: Float[Tensor, "B H W"], p: int = 2) -> Float[Tensor, ""]:
-    """Mean over pixels of |pred − target|^p: p = 2 as in CMR (Kanazawa et al., 2018), p = 1 as Kokkinos et al., 2021.
+    """Mean over pixels of |pred − target|^p: p = 2 in CMR (Kanazawa et al., 2018), p = 1 in Kokkinos et al., 2021.
 
     Raises ValueError for shapes that differ, or p other than 1 and 2.
     """
@@ -26,21 +26,21 @@ def mask_loss(pred: Float[Tensor, "B H W"], target: Float[Tensor, "B H W"], p: i
 
 
 def iou_loss(pred: Float[Tensor, "B H W"], target: Float[Tensor, "B H W"]) -> Float[Tensor, ""]:
-    """1 − the mean soft intersection over union (Kato et al., 2018), which small and large objects feel alike."""
+    """1 − the mean soft intersection over union (Kato et al., 2018); small and large objects count equally."""
     _check_masks(pred, target)
     return 1 - metrics.soft_iou(pred, target).mean()
 
 
 def distance_loss(points: Float[Tensor, "B N 2"], distances: Float[Tensor, "B H W"]) -> Float[Tensor, ""]:
-    """Mean distance of projected vertices from the object: it pulls in what sticks out, and is 0 inside.
+    """Mean distance of projected vertices from the object: vertices outside are pulled in; inside it is 0.
 
-    distances: as `image_plane.foreground_distance` gives. Beyond the image the way back into it is added.
-    The first term of the boundary loss of Kokkinos & Kokkinos, CVPR 2021 ("edt" in their code), as a mean.
+    distances: the result of `image_plane.foreground_distance`. Outside of the image, the way back into it is added.
+    Source: the first term of the boundary loss of Kokkinos & Kokkinos, CVPR 2021 ("edt" in their code), as a mean.
     """
     check_tensor("points", points, "B N 2")
     check_tensor("distances", distances, f"{len(points)} H W")
     check_same_device(points=points, distances=distances)
-    # Between the outermost pixels' centres and the border the map is flat: there, too, the way back is what counts.
+    # The map is constant between the centres of the outermost pixels and the border: add the way back there, too.
     limit = 1 - 1 / constant(points, distances.shape[2], distances.shape[1])
     within = torch.maximum(torch.minimum(points, limit), -limit)
     sampled = sample_image(distances[:, None], within[:, None])
@@ -53,10 +53,10 @@ def distance_loss(points: Float[Tensor, "B N 2"], distances: Float[Tensor, "B H 
 def boundary_loss(
     points: Float[Tensor, "B N 2"], boundary: Float[Tensor, "B M 2"], lengths: Int[Tensor, "B"] | None = None
 ) -> Float[Tensor, ""]:
-    """Mean over the boundary's points of the squared distance to the nearest projected vertex: it draws out limbs.
+    """Mean over the boundary's points of the squared distance to the nearest projected vertex: limbs are pulled out.
 
-    boundary, lengths: as `image_plane.boundary_points` gives; without lengths all points count.
-    The second term of the boundary loss of Kokkinos & Kokkinos, CVPR 2021 ("bdt" in their code), as a mean.
+    boundary, lengths: the result of `image_plane.boundary_points`; without lengths all points count.
+    Source: the second term of the boundary loss of Kokkinos & Kokkinos, CVPR 2021 ("bdt" in their code), as a mean.
     """
     check_tensor("points", points, "B N 2")
     check_tensor("boundary", boundary, f"{len(points)} M 2")

@@ -1,12 +1,13 @@
 """The renderer's kernels in Warp: one source for the CPU and CUDA, compiled at first use.
 
 The formulas are those of `reference`; the gradients are written by hand. Memory is proportional to images × (pixels +
-faces). Every pixel is drawn, and every gradient summed, by one owner in a fixed order, or by a minimum that no order
-changes: results are the same from run to run and, on the CPU, for any number of threads.
+faces). Every pixel is drawn, and every gradient is summed, by one thread in a fixed order, or by a minimum, which does
+not depend on the order. So results are the same from run to run and, on the CPU, for any number of threads.
 
-The CPU and CUDA differ in who owns what, since a CPU has few threads that compute several pixels at once, and a GPU has
-many that compute one. Forward, a thread of the CPU draws some rows, face after face. On CUDA a thread draws a face (the
-z-buffer) or a pixel (the soft silhouette, from lists of the faces that touch each tile of the image).
+The CPU and CUDA divide the work differently: a CPU has few threads, each of which computes several pixels at once; a
+GPU has many threads, each of which computes one. In the forward pass a thread of the CPU draws some rows, face after
+face. On CUDA a thread draws a face (the z-buffer) or a pixel (the soft silhouette, from lists of the faces that touch
+each tile of the image).
 """
 
 # Warp reads the annotations of kernels at run time, so they cannot be postponed here.
@@ -21,19 +22,19 @@ from lib.remembered import remembered
 from lib.rendering.reference import TAIL
 from lib.warp_kernels import Kernels
 
-# Neighbouring pixels of a row that are computed together, one to a lane of the CPU's vector unit: in the kernels, the
-# loops over `k` have no branches, so that the compiler can make vector instructions of them.
+# Number of neighbouring pixels of a row that are computed together, one in each lane of the CPU's vector unit. In the
+# kernels the loops over `k` have no branches, so that the compiler can turn them into vector instructions.
 STRIP = 8
 # On CUDA the image is cut into tiles of this many pixels squared, each with the list of the faces that touch it.
 TILE = 8
-# Bits of a word of such a list: one for each face.
+# Number of bits in a word of such a list, one for each face.
 WORD = 32
-# The large kernels keep to 128 registers, so that two blocks of 256 threads fit on a multiprocessor of CUDA.
+# The large kernels use at most 128 registers, so that two blocks of 256 threads fit on a multiprocessor of CUDA.
 BOUNDS = (256, 2)
 
 
 def write(kernel, real, vec2, vec3, lanes):
-    """lanes: how many neighbouring pixels of a row are computed together."""
+    """Write the kernels. lanes: how many neighbouring pixels of a row are computed together."""
     strip = wp.types.vector(lanes, real)
     indices = wp.types.vector(lanes, wp.int64)
     triples = wp.types.matrix((lanes, 3), real)
@@ -77,7 +78,7 @@ def write(kernel, real, vec2, vec3, lanes):
 
     @wp.func
     def box_of(a: vec2, b: vec2, c: vec2, radius: real, height: int, width: int, band: int, rows: int):
-        """The box of a triangle grown by `radius`, as far as it lies in the band-th `rows` rows of the image."""
+        """The part of a triangle's bounding box, enlarged by `radius`, that lies in the band-th `rows` rows."""
         side = wp.min(height, width)
         low = wp.min(wp.min(a, b), c)
         high = wp.max(wp.max(a, b), c)
@@ -88,7 +89,7 @@ def write(kernel, real, vec2, vec3, lanes):
             wp.min(last_pixel(high[1] + radius, height, side), band * rows + rows - 1),
         )
 
-    # One instruction each, unlike wp.min and wp.max, which let a NaN give way.
+    # One instruction each, unlike wp.min and wp.max, which ignore NaN.
     @wp.func
     def lesser(a: real, b: real):
         return wp.where(a < b, a, b)
@@ -113,7 +114,7 @@ def write(kernel, real, vec2, vec3, lanes):
 
     @wp.struct
     class Border:
-        """The nearest point of a triangle's border: on the edge from corner k, a share t along; the way from there."""
+        """The nearest point of a triangle's border, at the share t of the edge from corner k; and the vector from it."""
 
         k: int
         t: real
@@ -122,7 +123,7 @@ def write(kernel, real, vec2, vec3, lanes):
 
     @wp.func
     def nearest_border(p: vec2, a: vec2, b: vec2, c: vec2, inverse: vec3):
-        """inverse: one over the squared lengths of the edges from a, b, c."""
+        """Find the nearest point of the border. inverse: 1 over the squared lengths of the edges from a, b, c."""
         ta = wp.clamp(wp.dot(p - a, b - a) * inverse[0], real(0.0), real(1.0))
         tb = wp.clamp(wp.dot(p - b, c - b) * inverse[1], real(0.0), real(1.0))
         tc = wp.clamp(wp.dot(p - c, a - c) * inverse[2], real(0.0), real(1.0))
@@ -156,7 +157,7 @@ def write(kernel, real, vec2, vec3, lanes):
 
     @wp.struct
     class Edge:
-        """An edge's own frame: its direction, its length, and its start along that direction and across."""
+        """The frame of an edge: its direction, its length, and the coordinates of its start along and across it."""
 
         direction: vec2
         length: real
@@ -215,7 +216,7 @@ def write(kernel, real, vec2, vec3, lanes):
 
         @wp.func
         def exp_minus(x: real):
-            """e^−x for x ≥ 0 to 2e-7 of itself, without a call: 2^n e^r with |r| < 0.35, and the series of e^r."""
+            """e^−x for x ≥ 0, with a relative error of 2e-7, without a call: 2^n e^r, |r| < 0.35, series of e^r."""
             x = lesser(x, real(80.0))
             n = wp.floor(real(0.5) - x * real(1.4426950))
             r = (-x - n * real(0.693145751953125)) - n * real(1.42860677e-6)
@@ -226,9 +227,10 @@ def write(kernel, real, vec2, vec3, lanes):
 
     @wp.func
     def shares(edges: Outline, x: real, y: real):
-        """What a face takes of a pixel, and what it leaves: the sigmoid of ±squared, the distance to its border.
+        """The shares of a pixel that a face covers and leaves: sigmoid(± its squared distance to the face's border).
 
-        From e^−|x| it cannot overflow. Taken of what the faces before left free: 1 − Π (1 − p) without cancellation.
+        Computed from e^−|x|, which cannot overflow. Each face takes its share of the part that the faces before it left
+        free, which gives 1 − Π (1 − α) without cancellation.
         """
         da = across(edges.a, x, y)
         db = across(edges.b, x, y)
@@ -312,7 +314,7 @@ def write(kernel, real, vec2, vec3, lanes):
                     small = wp.where(within > real(0.0) or squared < real(TAIL), small, real(0.0))
                     large = real(1.0) / (real(1.0) + small)
                     pull = gain[k] * left[k] * wp.where(within > real(0.0), -large, small * large)
-                    # The nearest point of the border is a mean of the corners; it moves as they do.
+                    # The nearest point of the border is a weighted mean of the corners, and moves with them.
                     t = wp.where(on_a, ta, wp.where(on_b, tb, tc)) / wp.where(
                         on_a, edges.a.length, wp.where(on_b, edges.b.length, edges.c.length)
                     )
@@ -413,7 +415,7 @@ def write(kernel, real, vec2, vec3, lanes):
                     continue
                 into_depth = grad_depth[image, row, s]
                 into_weights = grad_barycentrics[image, row, s]
-                # For all lanes, and `perspective` chooses among results: a branch would end the vector instructions.
+                # Compute both cases in all lanes, and let `perspective` choose: a branch prevents vector instructions.
                 for k in range(lanes):
                     w = weights_at(vec2(center(lanes * s + k, width, side), y), a, b, c)
                     gz = into_depth[k]
@@ -429,7 +431,7 @@ def write(kernel, real, vec2, vec3, lanes):
                     za = wp.where(perspective, -bent[0] * q[0], gz * w[0])
                     zb = wp.where(perspective, -bent[1] * q[1], gz * w[1])
                     zc = wp.where(perspective, -bent[2] * q[2], gz * w[2])
-                    # The weights' slopes on the screen; moving corner k by δ acts as moving the pixel by −w_k δ.
+                    # The weights' slopes in the image: moving corner k by δ acts as moving the pixel by −w_k δ.
                     slope = ga * slope_a + gb * slope_b + gc * slope_c
                     hit = seen[k] == wp.int64(f)
                     ax[k] -= wp.where(hit, w[0] * slope[0], real(0.0))
@@ -473,7 +475,7 @@ def write(kernel, real, vec2, vec3, lanes):
         source: int,
         way: real,
     ):
-        """The loss's gradient in the crossing's place, if there pixel `pixel` takes the colour of `source`."""
+        """The gradient of the loss for the crossing's place, if pixel `pixel` takes the colour of `source` there."""
         gain = real(0.0)
         for channel in range(image.shape[1]):
             if axis == 0:
@@ -506,10 +508,10 @@ def write(kernel, real, vec2, vec3, lanes):
         k: int,
         axis: int,
     ):
-        """The gradients in one coordinate of an edge's start and end, from the lines of pixels that it crosses."""
+        """The gradients for one coordinate of an edge's start and end, from the lines of pixels that it crosses."""
         side = wp.min(face.shape[1], face.shape[2])
         pitch = real(2.0) / real(side)
-        # `at` runs along the lines of pixels, `by` from one line to the next.
+        # The axis `at` runs along the lines of pixels, the axis `by` from one line to the next.
         start_at, start_by = along_and_across(corner(verts, faces, b, f, k), axis)
         end_at, end_by = along_and_across(corner(verts, faces, b, f, (k + 1) % 3), axis)
         opposite_at, opposite_by = along_and_across(corner(verts, faces, b, f, (k + 2) % 3), axis)
@@ -719,7 +721,7 @@ def write(kernel, real, vec2, vec3, lanes):
                             w = weights_at(vec2(center(lanes * s + k, width, side), y), a, b, c)
                             z = depth_at(w, a, b, c, perspective)
                             inside = lesser(lesser(w[0], w[1]), w[2]) >= real(0.0)
-                            # Of faces equally near the first is kept.
+                            # Keep the first of faces that are equally near.
                             nearer = inside and z < nearest[k]
                             nearest[k] = wp.where(nearer, z, nearest[k])
                             seen[k] = wp.where(nearer, wp.int64(f), seen[k])
@@ -733,7 +735,7 @@ def write(kernel, real, vec2, vec3, lanes):
 
         @wp.func
         def key(z: real):
-            """Bits that compare as unsigned numbers as z does as a real one, 0 and −0 alike."""
+            """Convert z to bits whose order as unsigned numbers is the order of z; 0 and −0 have the same bits."""
             bits = wp.cast(z + real(0.0), key_of)
             return wp.where((bits & highest) != key_of(0), ~bits, bits | highest)
 
@@ -753,10 +755,10 @@ def write(kernel, real, vec2, vec3, lanes):
             depth: wp.array3d(dtype=wp.uint64),
             face: wp.array3d(dtype=wp.int64),
         ):
-            """An item is some rows of a face: the least depth at each pixel and, of faces equally near, the first.
+            """Draw some rows of a face (an item): the least depth at each pixel, and the first of equally near faces.
 
-            In single precision both are one number of 64 bits. In double precision the depth alone has 64, and the
-            kernel runs `again` to find the first face of this depth.
+            In single precision depth and face together are one number of 64 bits. In double precision the depth alone
+            has 64 bits, and the kernel runs `again` to find the first face of this depth.
             """
             item = first + step * wp.tid()
             part = item % parts
@@ -815,7 +817,7 @@ def write(kernel, real, vec2, vec3, lanes):
             boxes: wp.array2d(dtype=wp.vec4i),
             outlines: wp.array2d(dtype=outline_row),
         ):
-            """An item is a face: its box with the blur around it, and its edges, for all of its pixels' threads."""
+            """Prepare a face (an item) for its pixels: its box with the blur around it, and its edges."""
             item = first + step * wp.tid()
             image = item // faces.shape[0]
             f = item % faces.shape[0]
@@ -853,7 +855,7 @@ def write(kernel, real, vec2, vec3, lanes):
             boxes: wp.array2d(dtype=wp.vec4i),
             lists: wp.array3d(dtype=wp.uint32),
         ):
-            """An item is a tile and a word of its list: which of 32 faces have boxes that touch it."""
+            """List the faces whose boxes touch a tile; an item is a tile and a word of its list, for 32 faces."""
             item = first + step * wp.tid()
             tiles = lists.shape[2]
             t = item % tiles
@@ -882,7 +884,7 @@ def write(kernel, real, vec2, vec3, lanes):
             mask: wp.array3d(dtype=real),
             empty: wp.array3d(dtype=real),
         ):
-            """An item is a pixel; those of a tile are neighbours, so that the threads of a warp read the same faces."""
+            """Draw a pixel (an item). Pixels of a tile are neighbours: the threads of a warp read the same faces."""
             item = first + step * wp.tid()
             tiles = lists.shape[2]
             t = item // (tile * tile) % tiles
@@ -936,20 +938,20 @@ def _family(verts: Tensor) -> Kernels:
 
 
 def _rows(verts: Tensor, size: tuple[int, int]) -> int:
-    """How many rows of an image have one owner on the CPU, who draws face after face without atomics."""
+    """Number of rows of an image that one thread of the CPU draws, face after face, without atomics."""
     bands = -(-2 * torch.get_num_threads() // max(len(verts), 1))
     return -(-size[0] // bands)
 
 
 def _parts(verts: Tensor, faces: Tensor, size: tuple[int, int]) -> int:
-    """How many threads share a face's rows on CUDA: more than one where the faces are large, and so few."""
+    """Number of threads that share a face's rows on CUDA: more than one if the faces are large, hence few."""
     if not _on_gpu(verts):
         return 1
     return min(-(-size[0] * size[1] // (16 * max(len(faces), 1))), size[0])
 
 
 def _strips(image: Tensor) -> Tensor:
-    """(B, H, W, …) as (B, H, strips, lanes, …), the rows filled up with zeros."""
+    """Reshape (B, H, W, …) to (B, H, strips, lanes, …); rows are filled up with zeros."""
     lanes = 1 if _on_gpu(image) else STRIP
     if image.shape[2] % lanes:
         image = torch.nn.functional.pad(image, (0, 0) * (image.ndim - 3) + (0, -image.shape[2] % lanes))
@@ -957,14 +959,14 @@ def _strips(image: Tensor) -> Tensor:
 
 
 def _room(verts: Tensor, size: tuple[int, int], dtype: torch.dtype | None = None) -> Tensor:
-    """Room for an image whose rows are whole strips."""
+    """Allocate an image whose rows are whole strips."""
     width = size[1] if _on_gpu(verts) else -(-size[1] // STRIP) * STRIP
     return torch.empty(len(verts), size[0], width, dtype=dtype or verts.dtype, device=verts.device)
 
 
 @remembered
 def _corner_order(faces: Int[Tensor, "F 3"], count: int) -> tuple[Int[Tensor, "N"], Int[Tensor, "N"]]:
-    """The corners of all faces sorted by vertex, and where each vertex's begin (and, at the end, their number)."""
+    """Sort the corners of all faces by vertex; return also where each vertex's corners begin, then their number."""
     order = faces.flatten().argsort(stable=True)
     starts = torch.zeros(count + 1, dtype=torch.int64, device=faces.device)
     starts[1:].index_add_(0, faces.flatten(), torch.ones_like(order))
@@ -982,7 +984,7 @@ def _to_vertices(per_corner: Float[Tensor, "B F parts 3 3"], verts: Tensor, face
 
 
 def _draw_soft(verts: Tensor, faces: Tensor, size: tuple[int, int], scale: float, mask: Tensor, empty: Tensor) -> None:
-    """On CUDA: each face's outline once, the faces that touch each tile, then a thread a pixel."""
+    """Draw the soft silhouette on CUDA: first each face's outline, then the faces that touch each tile, then pixels."""
     (height, width), words = size, -(-len(faces) // WORD)
     columns, tiles = -(-width // TILE), -(-height // TILE) * -(-width // TILE)
     boxes = torch.empty(len(verts), len(faces), 4, dtype=torch.int32, device=verts.device)
@@ -1027,9 +1029,9 @@ def silhouette(
 
 
 def _draw(verts: Tensor, faces: Tensor, perspective: bool, depth: Tensor, face: Tensor) -> None:
-    """On CUDA: a thread a face, or a part of it, and an atomic minimum at each pixel."""
+    """Draw the z-buffer on CUDA: a thread for each face, or a part of it, and an atomic minimum at each pixel."""
     parts = _parts(verts, faces, depth.shape[1:])
-    packed = torch.full_like(face, -1)  # all bits set: the largest number without a sign
+    packed = torch.full_like(face, -1)  # all bits set: the largest unsigned number
     double = verts.dtype == torch.float64
     if double:
         face.fill_(len(faces))
@@ -1110,14 +1112,14 @@ def edge_gradient(
     verts: Float[Tensor, "B V 3"],
     faces: Int[Tensor, "F 3"],
 ) -> Float[Tensor, "B C H W"]:
-    """The image unchanged; backward, the Neural Mesh Renderer's gradient for the vertices (see `reference`)."""
+    """Pass the image on; in the backward pass give the vertices the Neural Mesh Renderer's gradient (`reference`)."""
     return _EdgeGradient.apply(image.contiguous(), face, verts.contiguous(), faces.contiguous())
 
 
 def visible_vertices(
     verts: Float[Tensor, "B V 3"], faces: Int[Tensor, "F 3"], tolerance: Float[Tensor, "B"], perspective: bool
 ) -> Bool[Tensor, "B V"]:
-    """As in `reference`, but each face meets only the vertices in the cells of a grid that its box touches."""
+    """As in `reference`, but each face is compared only with the vertices in the grid cells that its box touches."""
     verts, faces = verts.contiguous(), faces.contiguous()
     batch, count = verts.shape[:2]
     cells = int(count**0.5) + 1

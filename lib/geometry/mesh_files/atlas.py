@@ -1,4 +1,4 @@
-"""Several pictures as one: materials of a mesh united into one texture."""
+"""Uniting the materials of a mesh, with several pictures, into one texture."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
-BORDER = 2  # pixels around each picture, so that what lies beside it in the atlas does not bleed in
+BORDER = 2  # pixels around each picture, so that its neighbours in the atlas do not show at its edges
 MOST_PIXELS = 1 << 26
 PADDING = {"repeat": "wrap", "clamp": "edge", "mirror": "symmetric"}
 
 
 @dataclass
 class Material:
-    """How a face looks: one colour (3,), None where none is said, and a picture (H, W, 3), which outdoes the colour.
+    """The look of a face: one colour (3,) or None, and a picture (H, W, 3), which has priority over the colour.
 
-    wrap: what lies to the sides of the picture, and above and below it: "repeat", "clamp" or "mirror".
+    wrap: how the picture continues to its sides, and above and below it: "repeat", "clamp" or "mirror".
     """
 
     color: tuple[float, float, float] | None = None
@@ -30,14 +30,14 @@ def unite(
     owner: Int[np.ndarray, "C"],
     materials: list[Material],
 ) -> tuple[Float[np.ndarray, "C 2"], Float[np.ndarray, "H W 3"]]:
-    """One picture for all corners, and the texture coordinates in it.
+    """Make one picture for all corners, and the texture coordinates in it.
 
-    uvs: v up, NaN where a corner has none. material: of each corner, −1 for none. owner: each corner's polygon.
+    uvs: v up, NaN for a corner without. material: of each corner, −1 for none. owner: each corner's polygon.
     A single picture that repeats stays as it is (coordinates beyond [0, 1] repeat it, see
-    `rendering.texture_sample`). Else every picture is laid out as often as its coordinates ask for, and a material
+    `rendering.texture_sample`). Otherwise every picture is laid out as often as its coordinates need. A material
     without a picture, or a corner without coordinates, gets a patch of its colour.
 
-    Raises ValueError where that takes more than `MOST_PIXELS`.
+    Raises ValueError if this takes more than `MOST_PIXELS`.
     """
     count = len(material)
     uvs = np.full((count, 2), np.nan) if uvs is None else uvs.copy()
@@ -51,7 +51,7 @@ def unite(
         beyond = (uvs < -1e-6).any() or (uvs > 1 + 1e-6).any()
         if not beyond or only.wrap == ("repeat", "repeat"):
             return uvs, only.picture
-    pieces: list[tuple[np.ndarray, np.ndarray]] = []  # pictures and which corners they are for
+    pieces: list[tuple[np.ndarray, np.ndarray]] = []  # pictures, and the corners that use them
     for index in used:
         chosen = has_picture & (material == index)
         entry = materials[index]
@@ -77,7 +77,7 @@ def unite(
 
 
 def _to_first_tiles(uvs: np.ndarray, owner: np.ndarray, wrap: tuple[str, str]) -> tuple[np.ndarray, np.ndarray]:
-    """Polygons moved by whole tiles, where the picture repeats, and the lower left tile that they then reach."""
+    """Move polygons by whole tiles if the picture repeats; return them and the lower left tile that they reach."""
     low = np.full((owner.max() + 1, 2), np.inf)
     np.minimum.at(low, owner, uvs)
     shift = np.floor(low[owner] + 1e-6)
@@ -87,7 +87,7 @@ def _to_first_tiles(uvs: np.ndarray, owner: np.ndarray, wrap: tuple[str, str]) -
 
 
 def _lay_out(entry: Material, low: np.ndarray, tiles: np.ndarray) -> Float[np.ndarray, "h w 3"]:
-    """`tiles` times the picture to the right and up, beginning with the tile `low`."""
+    """Repeat the picture `tiles` times to the right and up, beginning with the tile `low`."""
     rows, columns = entry.picture.shape[:2]
     reach = tiles + np.abs(low)
     if float(rows * columns) * reach[0] * reach[1] > MOST_PIXELS:
@@ -113,7 +113,7 @@ def _lay_out(entry: Material, low: np.ndarray, tiles: np.ndarray) -> Float[np.nd
 
 
 def _pack(pictures: list[np.ndarray]) -> tuple[Float[np.ndarray, "H W 3"], list[tuple[int, int]]]:
-    """Pictures in rows, the tallest first, and where the upper left corner of each came to lie (x, y)."""
+    """Arrange pictures in rows, the tallest first; return also the place (x, y) of each upper left corner."""
     padded = [np.pad(picture, ((BORDER, BORDER), (BORDER, BORDER), (0, 0)), mode="edge") for picture in pictures]
     pixels = sum(picture.shape[0] * picture.shape[1] for picture in padded)
     if pixels > MOST_PIXELS:

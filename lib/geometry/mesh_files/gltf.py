@@ -20,16 +20,16 @@ WIDTHS = {"SCALAR": 1, "VEC2": 2, "VEC3": 3, "VEC4": 4, "MAT2": 4, "MAT3": 9, "M
 WRAPS = {33071: "clamp", 33648: "mirror", 10497: "repeat"}
 TRIANGLES, STRIP, FAN = 4, 5, 6
 MODES = {0: "points", 1: "lines", 2: "lines", 3: "lines"}
-# Extensions that a file may require and that change nothing here, or are read.
+# Extensions that a file may require: they are read, or make no difference here.
 READ = {"KHR_mesh_quantization", "KHR_texture_transform", "EXT_texture_webp", "KHR_lights_punctual"}
 COMPRESSED = ("KHR_draco_mesh_compression", "EXT_meshopt_compression", "KHR_meshopt_compression")
 
 
 def read(path: Path, appearance: bool) -> Surface:
-    """All triangles of the scene in world coordinates, skinned and morphed as the file opens.
+    """Read all triangles of the scene in world coordinates, skinned and morphed as the file opens.
 
-    Normalised integers are scaled to their range. Colours are COLOR_0 times the base colour; the numbers are taken as
-    they are written, without conversion between linear and sRGB.
+    Normalised integers are scaled by their range. Colours are COLOR_0 times the base colour, taken as they are written,
+    without conversion between linear and sRGB.
     """
     file = File(path)
     parts: list[_Part] = []
@@ -43,7 +43,7 @@ def read(path: Path, appearance: bool) -> Surface:
                 dropped[MODES[mode]] = dropped.get(MODES[mode], 0) + 1
             elif "POSITION" in primitive["attributes"]:
                 part = _primitive(file, node, matrix, primitive, mode, appearance)
-                # Primitives of one mesh may share their vertices, and differ in material alone.
+                # Primitives of one mesh may share their vertices and differ only in their material.
                 look = part.material if part.colors is not None else None
                 key = (id(node), look, *sorted(primitive["attributes"].items()))
                 part.shared = key in starts
@@ -109,7 +109,7 @@ def _primitive(file: File, node: dict, matrix: np.ndarray, primitive: dict, mode
         points = file.skinned(points, node, attributes)
     else:
         points = points @ matrix[:3, :3].T + matrix[:3, 3]
-        if np.linalg.det(matrix[:3, :3]) < 0:  # a mirrored node; the specification has its faces turn over
+        if np.linalg.det(matrix[:3, :3]) < 0:  # the node is mirrored: by the specification its faces turn over
             faces = faces[:, ::-1]
     uvs = colors = None
     if appearance:
@@ -118,7 +118,7 @@ def _primitive(file: File, node: dict, matrix: np.ndarray, primitive: dict, mode
             uvs = file.accessor(attributes[f"TEXCOORD_{channel}"]) @ transform[:2, :2].T + transform[:2, 2]
             uvs = np.stack([uvs[:, 0], 1 - uvs[:, 1]], 1)
         if "COLOR_0" in attributes:
-            # Colours that are integers are always shares of their range, also where a writer forgot to say so.
+            # Integer colours are always shares of their range, even if the writer forgot to declare it.
             colors = file.accessor(attributes["COLOR_0"], normalized=True)[:, :3].clip(0, 1)
     return _Part(points, faces.reshape(-1), uvs, colors, primitive.get("material", -1))
 
@@ -139,7 +139,7 @@ def _triangles(indices: Int[np.ndarray, "N"], mode: int) -> Int[np.ndarray, "F 3
 class File:
     """The tree of a glTF file, and its buffers, pictures and materials on demand.
 
-    Raises ValueError for glTF 1, for what is compressed, and for required extensions that are not read.
+    Raises ValueError for glTF 1, for compressed data, and for required extensions that are not read.
     """
 
     def __init__(self, path: Path) -> None:
@@ -164,7 +164,7 @@ class File:
         self._buffers: dict[int, bytes] = {}
 
     def placed_meshes(self) -> list[tuple[dict, Float[np.ndarray, "4 4"]]]:
-        """The nodes of the default scene that hold a mesh, each with its matrix to the world."""
+        """List the nodes of the default scene that hold a mesh, each with its matrix to the world."""
         nodes = self.tree.get("nodes", [])
         scenes = self.tree.get("scenes", [])
         if scenes:
@@ -205,7 +205,7 @@ class File:
         raise ValueError(f"refers to {uri}, which is not there; put it beside the file, or export as .glb")
 
     def view(self, index: int) -> tuple[bytes, int]:
-        """The bytes of a buffer view, and its stride (0: dense)."""
+        """Return the bytes of a buffer view, and its stride (0: dense)."""
         entry = self.tree["bufferViews"][index]
         buffer = self.tree["buffers"][entry["buffer"]]
         if any(buffer.get("extensions", {}).get(name, {}).get("fallback") for name in COMPRESSED):
@@ -214,7 +214,7 @@ class File:
         return self.buffer(entry["buffer"])[start : start + entry["byteLength"]], entry.get("byteStride", 0)
 
     def accessor(self, index: int, normalized: bool = False) -> np.ndarray:
-        """The rows of an accessor (N, C) in float64; integers that are shares of their range are scaled to it."""
+        """Read the rows of an accessor (N, C) in float64; integers that are shares of their range are scaled by it."""
         entry = self.tree["accessors"][index]
         dtype, width = np.dtype(TYPES[entry["componentType"]]), WIDTHS[entry["type"]]
         if "bufferView" in entry:
@@ -245,7 +245,7 @@ class File:
         return np.ndarray((count, width), dtype, content, offset, (stride, dtype.itemsize))
 
     def skinned(self, points: Float[np.ndarray, "V 3"], node: dict, attributes: dict) -> Float[np.ndarray, "V 3"]:
-        """Positions in the world, which the joints alone decide."""
+        """Compute positions in the world, which depend on the joints alone."""
         skin = self.tree["skins"][node["skin"]]
         matrices = np.stack([self.worlds.get(joint, np.eye(4)) for joint in skin["joints"]])
         if "inverseBindMatrices" in skin:
@@ -262,19 +262,19 @@ class File:
         return moved / np.where(total > 0, total, 1)
 
     def coordinates(self, index: int) -> tuple[int, Float[np.ndarray, "3 3"]]:
-        """Which set of texture coordinates a material's picture takes, and how it transforms them (v down)."""
+        """Find the set of texture coordinates that a material's picture uses, and their transformation (v down)."""
         info = self._base_picture(index)
         transform = np.eye(3)
         extra = info.get("extensions", {}).get("KHR_texture_transform", {})
         if extra:
-            # Counter-clockwise as seen, with v down, as Khronos' sample viewer has it.
+            # The rotation is counter-clockwise as seen, with v down, as in Khronos' sample viewer.
             c, s = np.cos(extra.get("rotation", 0)), np.sin(extra.get("rotation", 0))
             transform[:2, :2] = np.array([[c, s], [-s, c]]) * np.array(extra.get("scale", [1, 1]))
             transform[:2, 2] = extra.get("offset", [0, 0])
         return extra.get("texCoord", info.get("texCoord", 0)), transform
 
     def _surface_of(self, index: int) -> tuple[dict, str, str]:
-        """A material's properties, and what its base picture and colour are called in them."""
+        """Return a material's properties, and the names of its base picture and colour in them."""
         if index < 0:
             return {}, "baseColorTexture", "baseColorFactor"
         material = self.tree["materials"][index]
@@ -288,7 +288,7 @@ class File:
         return values.get(picture, {})
 
     def material(self, index: int, dropped: list[str]) -> Material:
-        """Its base colour, and its picture times that colour."""
+        """Read a material: its base colour, and its picture times that colour."""
         values, picture_name, color_name = self._surface_of(index)
         color = values.get(color_name)
         color = None if color is None else tuple(np.clip(color[:3], 0, 1))
@@ -311,7 +311,7 @@ class File:
 
 
 def _local(node: dict) -> Float[np.ndarray, "4 4"]:
-    """A node's matrix: given by columns, or as scale, then rotation (x, y, z, w), then translation."""
+    """Read a node's matrix: stored by columns, or as scale, then rotation (x, y, z, w), then translation."""
     if "matrix" in node:
         return np.array(node["matrix"], float).reshape(4, 4).T
     x, y, z, w = np.array(node.get("rotation", [0, 0, 0, 1]), float)

@@ -11,7 +11,7 @@ from lib.geometry.mesh_files.atlas import Material
 from lib.geometry.mesh_files.surface import Surface, decode, find_beside, unit_range
 from lib.pictures import read_picture
 
-# Options of a texture map and how many values each takes at most.
+# Options of a texture map, and the largest number of values of each.
 MAP_OPTIONS = {
     **{"-blendu": 1, "-blendv": 1, "-boost": 1, "-mm": 2, "-o": 3, "-s": 3, "-t": 3, "-texres": 1},
     **{"-clamp": 1, "-bm": 1, "-imfchan": 1, "-type": 1, "-cc": 1, "-colorspace": 1},
@@ -20,7 +20,7 @@ CURVES = {"curv", "curv2", "surf", "cstype", "vp", "call", "csh"}
 
 
 def read(path: Path, appearance: bool) -> Surface:
-    """v (with colours behind the position), vt, f and fo, usemtl, mtllib; relative indices count from their line."""
+    """Read v (perhaps with colours), vt, f and fo, usemtl, mtllib; relative indices count from their line."""
     text = decode(path.read_bytes())
     text = re.sub(r"\\[ \t]*(\r\n|\r|\n)", " ", text)
     verts: list[list[str]] = []
@@ -97,7 +97,7 @@ def read(path: Path, appearance: bool) -> Surface:
 
 def _positions(rows: list[list[str]]) -> tuple[np.ndarray, np.ndarray | None]:
     points = _numbers(rows, "v", 3)
-    # A fourth number alone is a weight, without meaning for polygons.
+    # A single fourth number is a weight, which has no meaning for polygons.
     colored = np.array([len(row) >= 6 for row in rows], dtype=bool)
     if not colored.any():
         return points, None
@@ -107,7 +107,7 @@ def _positions(rows: list[list[str]]) -> tuple[np.ndarray, np.ndarray | None]:
 
 
 def _numbers(rows: list[list[str]], keyword: str, width: int) -> np.ndarray:
-    """The first `width` numbers of each row; a texture coordinate may come without its v, which is then 0."""
+    """Read the first `width` numbers of each row; a texture coordinate may lack its v, which is then 0."""
     try:
         return np.array([row[:width] if len(row) >= width else [*row, "0"][:width] for row in rows], float).reshape(
             -1, width
@@ -125,7 +125,7 @@ def _is_row(row: list[str], width: int) -> bool:
 
 
 def _read_materials(path: Path, used: set[str], dropped: list[str]) -> dict[str, tuple[Material, np.ndarray | None]]:
-    """The materials of a library that are in use, each with the scale and shift of its texture coordinates (2, 2)."""
+    """Read the used materials of a library, each with the scale and shift of its texture coordinates (2, 2)."""
     text = re.sub(r"\\[ \t]*(\r\n|\r|\n)", " ", decode(path.read_bytes()))
     found: dict[str, tuple[Material, np.ndarray | None]] = {}
     name = ""
@@ -143,7 +143,7 @@ def _read_materials(path: Path, used: set[str], dropped: list[str]) -> dict[str,
             values = rest.split("#")[0].split()
             try:
                 channels = [float(value) for value in (values * 3 if len(values) == 1 else values)[:3]]
-            except ValueError:  # "spectral" and "xyz" say it otherwise
+            except ValueError:  # "spectral" and "xyz" are other forms of a colour
                 dropped.append(f"the colour of {name}, 'Kd {rest}'")
                 continue
             found[name][0].color = tuple(np.clip(channels, 0, 1))
@@ -167,7 +167,7 @@ def _read_materials(path: Path, used: set[str], dropped: list[str]) -> dict[str,
 
 
 def _map_options(rest: str) -> tuple[dict[str, list[str]], str]:
-    """The options before the file's name, which may have spaces."""
+    """Split off the options before the file's name, which may contain spaces."""
     options: dict[str, list[str]] = {}
     while (key := rest.split(" ", 1)[0].lower()) in MAP_OPTIONS:
         rest = rest[len(key) :].strip()
@@ -192,7 +192,7 @@ def _transform(surface: Surface, transforms: list[np.ndarray | None]) -> None:
 
 
 def text(verts, faces, uvs=None, colors=None, material: str = "") -> str:
-    """An OBJ file: every number with all digits of its type. material: the name of the library and its one material."""
+    """Write an OBJ file, every number with all digits of its type. material: name of the library and its material."""
     lines = [f"mtllib {material}.mtl", f"usemtl {material}"] if material else []
     positions = verts if colors is None else np.concatenate([verts, colors.astype(verts.dtype)], 1)
     lines += ["v " + " ".join(map(str, row)) for row in positions.astype(str)]

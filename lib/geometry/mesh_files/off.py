@@ -11,11 +11,11 @@ from lib.geometry.mesh_files.surface import Surface, decode, unit_range
 
 
 def read(path: Path, appearance: bool) -> Surface:
-    """OFF with colours (C), normals (N) and texture coordinates (ST) at the vertices, and colours at the faces."""
+    """Read OFF with colours (C), normals (N) and texture coordinates (ST) at the vertices, and colours at the faces."""
     content = path.read_bytes()
     lines = [line.split("#", 1)[0].split() for line in re.split(r"\r\n|\r|\n", decode(content))]
     lines = [line for line in lines if line]
-    # Some files of ModelNet have the counts right behind the word.
+    # In some files of ModelNet the counts follow the word without a space.
     header = re.fullmatch(r"(ST)?(C)?(N)?(4)?(n)?OFF(\d*)", lines[0][0]) if lines else None
     if header is None:
         raise ValueError("does not begin with OFF")
@@ -54,7 +54,7 @@ def read(path: Path, appearance: bool) -> Surface:
 
 
 def _colors(rows: list[list[str]]) -> np.ndarray:
-    """Whole numbers count to 255, others to 1."""
+    """Scale colours: whole numbers have the range 0 to 255, others 0 to 1."""
     if any("." in value for row in rows for value in row):
         return unit_range(np.array(rows, float))
     return np.clip(np.array(rows, float) / 255, 0, 1)

@@ -23,7 +23,7 @@ COLORS = (("red", "green", "blue"), ("r", "g", "b"), ("diffuse_red", "diffuse_gr
 
 @dataclass
 class Property:
-    """A number of each row of an element, or with `count_type` a list of numbers."""
+    """A number in each row of an element; with `count_type`, a list of numbers."""
 
     name: str
     type: str
@@ -32,7 +32,7 @@ class Property:
 
 @dataclass
 class Element:
-    """A table: its rows, and after reading the columns; a list is a pair of lengths and values."""
+    """A table: its number of rows and, after reading, its columns; a list is a pair of lengths and values."""
 
     name: str
     count: int
@@ -41,7 +41,7 @@ class Element:
 
 
 def read(path: Path, appearance: bool) -> Surface:
-    """Vertices; faces or triangle strips; colours and texture coordinates of either; the picture named in a comment."""
+    """Read vertices; faces or triangle strips; colours and texture coordinates of both; a picture named in a comment."""
     content = path.read_bytes()
     kind, elements, comments, body = _header(content)
     if kind == "ascii":
@@ -162,7 +162,7 @@ def _to_numbers(tokens: np.ndarray) -> np.ndarray:
 
 
 def _cast(values: np.ndarray, type_: str) -> np.ndarray:
-    # Some programs declare integers and write what they hold, 0.5 say.
+    # Some programs declare integers, but write other numbers, such as 0.5.
     if type_[0] != "f" and (values != np.floor(values)).any():
         return values
     return values.astype(type_)
@@ -173,7 +173,7 @@ def _read_binary(elements: list[Element], body: bytes, order: str) -> None:
     for element in elements:
         fields = []
         lists = [entry for entry in element.properties if entry.count_type]
-        # Most lists have one length throughout: try that of the first row.
+        # Most lists have the same length in all rows: try the length of the first row.
         lengths = _first_lengths(element, body, at, order) if element.count else [0] * len(lists)
         ahead = iter(lengths)
         for entry in element.properties:
@@ -235,7 +235,7 @@ def _native(values: np.ndarray) -> np.ndarray:
 
 
 def _from_strips(strips: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Triangles of strips, which a −1 ends; every second one is turned over."""
+    """Cut strips, which end with −1, into triangles; every second triangle is turned over."""
     triangles = []
     for strip in np.split(strips[1].astype(np.int64), np.cumsum(strips[0])[:-1]):
         for run in np.split(strip, np.flatnonzero(strip < 0)):
@@ -244,13 +244,13 @@ def _from_strips(strips: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.
             faces[1::2] = faces[1::2][:, [1, 0, 2]]
             triangles.append(faces)
     faces = np.concatenate(triangles)
-    # Strips turn corners by triangles without area.
+    # Strips contain triangles without area, to turn corners.
     faces = faces[(faces != np.roll(faces, 1, axis=1)).all(1)]
     return np.full(len(faces), 3), faces.reshape(-1)
 
 
 def content(verts, faces, colors=None) -> bytes:
-    """A binary PLY file; positions in their own type, colours with 8 bits."""
+    """Write a binary PLY file; positions in their own type, colours with 8 bits."""
     kind = "double" if verts.dtype == np.float64 else "float"
     fields = [(axis, "<" + TYPES[kind]) for axis in "xyz"]
     header = [f"property {kind} {axis}" for axis in "xyz"]

@@ -1,4 +1,4 @@
-"""Polygons cut into triangles, also where they are not convex."""
+"""Cutting polygons into triangles, even if they are not convex."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ FLAT = 1e-9
 def triangulate(
     points: Float[np.ndarray, "V 3"], corners: Int[np.ndarray, "C"], sizes: Int[np.ndarray, "P"]
 ) -> Int[np.ndarray, "F 3"]:
-    """Triangles of polygons, as places in `corners` (F, 3), in the polygons' order.
+    """Cut polygons into triangles: places in `corners` (F, 3), in the polygons' order.
 
-    corners: the polygons' points, one polygon after the other, `sizes` of them each. Strictly convex ones are cut as a
-    fan from their first corner, the others by cutting off ears (Meisters, "Polygons have ears", 1975), the best shaped
-    one first, seen along the polygon's mean normal (Newell's). A corner that repeats the one before it is left out.
+    corners: the polygons' points, one polygon after the other; `sizes` are their numbers of corners. A strictly convex
+    polygon is cut as a fan from its first corner. Any other polygon is cut by removing ears (Meisters, "Polygons have
+    ears", 1975), the best shaped one first, seen along the polygon's mean normal (Newell's). A corner that repeats the
+    one before it is left out.
 
     Raises ValueError for a polygon of fewer than three corners, or whose border crosses itself.
     """
@@ -45,7 +46,7 @@ def triangulate(
 
 
 def _normals(polygons: Float[np.ndarray, "P N 3"]) -> Float[np.ndarray, "P 3"]:
-    """Twice the area times the mean normal."""
+    """The mean normal of each polygon, as long as twice its area."""
     centered = polygons - polygons[:, :1]
     return np.cross(centered, np.roll(centered, -1, axis=1)).sum(1)
 
@@ -59,7 +60,7 @@ def _strictly_convex(polygons: Float[np.ndarray, "P N 3"]) -> np.ndarray:
     sines = (turns * unit[:, None]).sum(-1)
     lengths = np.linalg.norm(sides, axis=-1)
     left = (sines > 1e-6 * lengths * np.roll(lengths, 1, axis=1)).all(1)
-    # A star turns left at every corner too, but more than once around.
+    # A star also turns left at every corner, but goes around more than once.
     cosines = (np.roll(sides, 1, axis=1) * sides).sum(-1)
     once = np.arctan2(sines, cosines).sum(1) < 3 * np.pi
     return left & once
@@ -71,7 +72,7 @@ def _cut_ears(polygon: Float[np.ndarray, "N 3"], names: Int[np.ndarray, "N"], nu
     area = np.linalg.norm(normal)
     extent = np.ptp(polygon, axis=0).max()
     spread = np.linalg.svd(polygon - polygon.mean(0), compute_uv=False)
-    if len(keep) < 4 or spread[1] <= 1e-9 * spread[0]:  # of a line the check of the whole mesh will complain
+    if len(keep) < 4 or spread[1] <= 1e-9 * spread[0]:  # the check of the whole mesh will complain about a line
         keep = keep if len(keep) > 2 else list(range(len(polygon)))
         return np.array([[keep[0], a, b] for a, b in pairwise(keep[1:])])
     if area <= 1e-12 * extent**2:
@@ -92,7 +93,7 @@ def _cut_ears(polygon: Float[np.ndarray, "N 3"], names: Int[np.ndarray, "N"], nu
         before, after = left[place - 1], left[(place + 1) % len(left)]
         ears.append([before, best, after])
         left.pop(place)
-        # Cutting may free ears that the corner stood in, as well as change the two beside it.
+        # Removing a corner may make ears of others that it blocked, and changes the two beside it.
         for i in left:
             if i in (before, after) or quality[i] == 0:
                 quality[i] = _ear(flat, left, left.index(i))
@@ -103,7 +104,7 @@ def _cut_ears(polygon: Float[np.ndarray, "N 3"], names: Int[np.ndarray, "N"], nu
 
 
 def _without_flat_ones(flat: Float[np.ndarray, "N 2"], triangles: list[list[int]]) -> list[list[int]]:
-    """Flip edges of triangles without area, which three corners on a line may have left as the last one."""
+    """Flip edges of triangles without area; three corners on a line may have left one as the last triangle."""
     for _ in range(len(triangles) ** 2):
         opposite = {(t[k - 2], t[k - 1]): (n, t[k]) for n, t in enumerate(triangles) for k in range(3)}
         flips = []
@@ -121,7 +122,7 @@ def _without_flat_ones(flat: Float[np.ndarray, "N 2"], triangles: list[list[int]
 
 
 def _shape(flat: Float[np.ndarray, "N 2"], triangle: list[int]) -> float:
-    """Twice the signed area over the longest side squared: 0 for a flat triangle, 0.87 for an equilateral one."""
+    """Twice the signed area divided by the longest side squared: 0 for a flat triangle, 0.87 for an equilateral one."""
     a, b, c = flat[triangle]
     longest = max(((a - b) ** 2).sum(), ((b - c) ** 2).sum(), ((c - a) ** 2).sum())
     return float(_cross(a, b, c) / longest) if longest > 0 else 0.0
@@ -133,7 +134,7 @@ def _cross(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
 
 
 def _ear(flat: Float[np.ndarray, "N 2"], left: list[int], place: int) -> float:
-    """The shape of the triangle at this corner (see `_shape`); −1 for no ear, 0 where others stand in it."""
+    """The shape of the triangle at this corner (see `_shape`); −1 for no ear, 0 if other corners lie in it."""
     triangle = [left[(place + step) % len(left)] for step in (-1, 0, 1)]
     shape = _shape(flat, triangle)
     if shape <= FLAT:

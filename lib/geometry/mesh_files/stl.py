@@ -1,4 +1,4 @@
-"""STL: loose triangles, whose corners are joined where they lie in one place."""
+"""STL: separate triangles; corners at the same place are joined."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from lib.geometry.mesh_files.surface import Surface
 
 
 def read(path: Path, appearance: bool) -> Surface:
-    """Binary and ASCII STL, by trimesh. The format knows no connections: equal positions are one vertex here."""
+    """Read binary and ASCII STL, by trimesh. The format has no connections: equal positions become one vertex."""
     import trimesh
 
     loaded = trimesh.load_mesh(path, process=False)

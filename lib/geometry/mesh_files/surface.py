@@ -1,4 +1,4 @@
-"""What a mesh file says, the same for all formats, and its arrays with one value for each vertex."""
+"""The content of a mesh file, in the same form for all formats, and its arrays with one value for each vertex."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from lib.geometry.mesh_files import atlas, polygons
 
 @dataclass
 class Surface:
-    """What a mesh file says.
+    """The content of a mesh file.
 
-    points: (V, 3) float64. corners: indices into them, one polygon after the other, `sizes` of them each.
-    uvs: (C, 2), a texture coordinate for each corner, v up, NaN where it has none. colors: (V, 3) in [0, 1].
-    face_colors: (P, 3). material: (P,), places in `materials`, −1 for none.
-    dropped: in words, what the file has beyond that.
+    points: (V, 3) float64. corners: indices into points, one polygon after the other; `sizes` are their numbers of
+    corners. uvs: (C, 2), a texture coordinate for each corner, v up, NaN for a corner without.
+    colors: (V, 3) in [0, 1]. face_colors: (P, 3). material: (P,), places in `materials`, −1 for none.
+    dropped: in words, all else that the file contains.
     """
 
     points: Float[np.ndarray, "V 3"]
@@ -34,7 +34,7 @@ class Surface:
 
 @dataclass
 class Arrays:
-    """One position, texture coordinate and colour a vertex; see `mesh.Mesh` for what they mean."""
+    """Arrays with one position, texture coordinate and colour for each vertex; `mesh.Mesh` tells what they mean."""
 
     verts: Float[np.ndarray, "V 3"]
     faces: Int[np.ndarray, "F 3"]
@@ -44,9 +44,9 @@ class Arrays:
 
 
 def arrays(surface: Surface, appearance: bool = True) -> Arrays:
-    """A surface as triangles. The file's vertices come first and in its order; copies that a seam needs follow them.
+    """Cut a surface into triangles. The file's vertices come first, in its order; then the copies that seams need.
 
-    A seam is where the corners of one point differ in texture coordinate, or in colour where polygons have their own.
+    At a seam the corners of one point differ in texture coordinate, or in colour if polygons have colours.
     """
     points, corners = surface.points, surface.corners
     check_indices(corners, len(points))
@@ -79,7 +79,7 @@ def arrays(surface: Surface, appearance: bool = True) -> Arrays:
 
 
 def _texture_and_face_colors(surface: Surface) -> tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None]:
-    """Texture coordinates (C, 2), the one picture they lie in, and a colour for each polygon; None for what is not."""
+    """Return texture coordinates (C, 2), the one picture they lie in, and a colour for each polygon, each or None."""
     uvs, material = surface.uvs, surface.material
     if uvs is not None and np.isnan(uvs).any(1).all():
         uvs = None
@@ -98,15 +98,15 @@ def _texture_and_face_colors(surface: Surface) -> tuple[np.ndarray | None, np.nd
 def split_seams(
     count: int, corners: Int[np.ndarray, "C"], values: Float[np.ndarray, "C D"]
 ) -> tuple[Int[np.ndarray, "W"], Int[np.ndarray, "C"]]:
-    """Give each vertex one value: the point of every vertex (W,), and the vertex of every corner (C,).
+    """Give each vertex one value: return the point of every vertex (W,), and the vertex of every corner (C,).
 
-    The first `count` vertices are the points themselves, with the value of their first corner; a point whose corners
-    have other values too is repeated behind them, in the corners' order.
+    The first `count` vertices are the points themselves, with the value of their first corner. A point whose corners
+    also have other values is repeated after them, in the corners' order.
     """
     _, value = np.unique(values, axis=0, return_inverse=True)
     keys = corners * (int(value.max(initial=0)) + 1) + value.reshape(-1)
     pairs, first, pair = np.unique(keys, return_index=True, return_inverse=True)
-    # Of all (point, value) pairs in the order in which they first appear, the first of each point keeps its place.
+    # Take all pairs (point, value) in the order in which they first appear; the first of each point keeps its place.
     order = np.argsort(first, kind="stable")
     point = corners[first[order]]
     keeps = np.zeros(len(pairs), dtype=bool)
@@ -124,7 +124,7 @@ def check_indices(corners: Int[np.ndarray, "C"], count: int) -> None:
 
 
 def unit_range(values: np.ndarray) -> Float[np.ndarray, "N C"]:
-    """Colours of any type in [0, 1]: unsigned integers by their type's range, floats by 255 where they exceed 1."""
+    """Scale colours of any type to [0, 1]: unsigned integers by their type's range, floats by 255 if they exceed 1."""
     if values.dtype.kind == "u" and not (values.dtype.itemsize > 2 and values.max(initial=0) <= 255):
         return values / np.iinfo(values.dtype).max
     scaled = values / (255 if values.dtype.kind != "f" or values.max(initial=0) > 1 else 1)
@@ -132,7 +132,7 @@ def unit_range(values: np.ndarray) -> Float[np.ndarray, "N C"]:
 
 
 def decode(content: bytes) -> str:
-    """Text of whatever encoding: UTF-16 or UTF-8 with a mark, UTF-8, else Latin-1, which takes any byte."""
+    """Decode text: UTF-16 or UTF-8 with a mark, otherwise UTF-8, otherwise Latin-1, which accepts any byte."""
     if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
         return content.decode("utf-16")
     try:
@@ -142,7 +142,7 @@ def decode(content: bytes) -> str:
 
 
 def find_beside(path: Path, name: str) -> Path | None:
-    """The file that a mesh file refers to, also where another system wrote the name; None where it is not there."""
+    """Find the file that a mesh file refers to, even if another system wrote the name; None if it is not there."""
     name = name.strip().strip('"').replace("\\", "/")
     for wanted in (Path(name), Path(Path(name).name)):
         candidate = path.parent / wanted
