@@ -52,7 +52,7 @@ class StereoPair:
 
 
 def stereo_motorcycle() -> StereoPair:
-    """Load a motorcycle in a workshop, 500 × 741, with measured disparity (Scharstein et al., Middlebury, GCPR 2014)."""
+    """Load a motorcycle in a workshop, 500 × 741, with measured disparity (Middlebury; Scharstein et al., 2014)."""
     left, right, disparity = _load("stereo_motorcycle")
     disparity = torch.from_numpy(np.where(np.isfinite(disparity), disparity, np.nan)).float()
     return StereoPair(_image(left), _image(right), disparity, focal=994.978, baseline=0.193001, offset=31.086)

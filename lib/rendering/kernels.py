@@ -114,7 +114,7 @@ def write(kernel, real, vec2, vec3, lanes):
 
     @wp.struct
     class Border:
-        """The nearest point of a triangle's border, at the share t of the edge from corner k; and the vector from it."""
+        """The nearest point of a triangle's border, at the share t of the edge from corner k; the vector from it."""
 
         k: int
         t: real

@@ -41,7 +41,7 @@ class Element:
 
 
 def read(path: Path, appearance: bool) -> Surface:
-    """Read vertices; faces or triangle strips; colours and texture coordinates of both; a picture named in a comment."""
+    """Read vertices; faces or triangle strips; colours and texture coordinates of both; a picture from a comment."""
     content = path.read_bytes()
     kind, elements, comments, body = _header(content)
     if kind == "ascii":
