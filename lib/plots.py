@@ -1,4 +1,4 @@
-"""The house style for static figures."""
+"""Static figures in the course's style."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from lib import display, rendering
 from lib.geometry import rotations
 
-# Okabe and Ito's palette: told apart by colour-blind readers.
+# Okabe and Ito's palette, which colour-blind readers can tell apart.
 COLORS = ["#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442", "#000000"]
 
 
@@ -53,8 +53,9 @@ def play(frames: Sequence, alt: str, caption: str = "", *, seconds: float = 4.0,
     """Show a short animation in the notebook: an animated PNG, which browsers, JupyterLab and saved pages play.
 
     frames: images of one size, each (3, H, W), (H, W) or (H, W, 3) in [0, 1]. The last one stays for a second, and is
-        the still picture where nothing can play.
-    seconds: how long the frames take together. colors: of the palette that all frames share; fewer make it smaller.
+        the still picture for readers whose program cannot play it.
+    seconds: duration of all frames together. colors: size of the palette that all frames share; fewer colours make a
+        smaller file.
 
     Raises ValueError for no frames or frames of different sizes.
     """
@@ -62,7 +63,7 @@ def play(frames: Sequence, alt: str, caption: str = "", *, seconds: float = 4.0,
 
 
 def encode_animation(frames: Sequence, *, seconds: float = 4.0, colors: int = 64) -> bytes:
-    """The animated PNG of `play`."""
+    """Encode the animated PNG of `play`."""
     arrays = [np.round(255 * np.asarray(to_image(frame), dtype=np.float64)).astype(np.uint8) for frame in frames]
     sizes = sorted({array.shape[:2] for array in arrays})
     if len(sizes) != 1:
@@ -107,13 +108,12 @@ def show_losses(
     title: str = "loss against step",
     height: float = 2.4,
 ) -> Figure:
-    """Curves of the loss against the step, one panel a term, one curve a history.
+    """Draw curves of the loss against the step, one panel a term, one curve a history.
 
-    histories: what `training.fit` returns, or a plain sequence with one value a step, by the name that the legend
-        shows.
+    histories: results of `training.fit`, or plain sequences with one value a step, by the names that the legend shows.
     terms: which entries of the histories to draw. log: whether the loss has a logarithmic axis.
 
-    Raises ValueError where no history has one of the terms.
+    Raises ValueError if no history has one of the terms.
     """
     fig, axes = plt.subplots(1, len(terms), figsize=(1.9 * height * len(terms), height), squeeze=False)
     for axis, term in zip(axes[0], terms, strict=True):
@@ -132,14 +132,14 @@ def show_losses(
 
 
 def _opaque_png(buffer: io.BytesIO) -> bytes:
-    """The same pixels without matplotlib's alpha channel, which on white says nothing: a tenth smaller."""
+    """Remove matplotlib's alpha channel, which has no effect on white: the file becomes a tenth smaller."""
     smaller = io.BytesIO()
     PIL.Image.open(buffer).convert("RGB").save(smaller, "PNG", optimize=True)
     return smaller.getvalue()
 
 
 def to_image(image) -> np.ndarray:
-    """(3, H, W), (1, H, W), (H, W) or (H, W, 3) in [0, 1] → what `imshow` takes."""
+    """Convert (3, H, W), (1, H, W), (H, W) or (H, W, 3) in [0, 1] to an array that `imshow` takes."""
     array = image.detach().cpu().numpy() if isinstance(image, torch.Tensor) else np.asarray(image)
     if array.ndim == 3 and array.shape[0] in (1, 3) and array.shape[-1] != 3:
         array = array.transpose(1, 2, 0)
@@ -151,7 +151,7 @@ def to_image(image) -> np.ndarray:
 def show_images(
     images: Sequence, titles: Sequence[str] | None = None, *, columns: int | None = None, height: float = 2.2, **imshow
 ) -> Figure:
-    """A grid of images, each (3, H, W) or (H, W), with titles; single-channel ones in `cmap` (grey by default)."""
+    """Draw a grid of images, each (3, H, W) or (H, W), with titles; one channel is shown in `cmap` (default: grey)."""
     columns = columns or min(len(images), 6)
     rows = -(-len(images) // columns)
     fig, axes = plt.subplots(rows, columns, figsize=(height * columns, height * rows), squeeze=False)
@@ -167,7 +167,7 @@ def show_images(
 
 
 def view_rotation(azimuth: float, elevation: float) -> torch.Tensor:
-    """(3, 3) world → camera rotation; angles in degrees (see `rotations.view_rotation`)."""
+    """The rotation (3, 3) world → camera; angles in degrees (see `rotations.view_rotation`)."""
     angles = torch.deg2rad(torch.tensor([azimuth, elevation], dtype=torch.float32))
     return rotations.view_rotation(angles[0], angles[1])
 
@@ -186,12 +186,12 @@ def shaded_mesh(
     center=None,
     radius: float | None = None,
 ) -> np.ndarray:
-    """A Lambert-shaded picture of a mesh on white, (size, size, 3).
+    """Draw a Lambert-shaded picture of a mesh on white, (size, size, 3).
 
     verts (V, 3), faces (F, 3); `colors` (V, 3) in [0, 1], or `values` (V,) painted with `cmap` between
-    `limits`. The camera stands at `azimuth`, `elevation` in degrees; azimuth 0 looks along −z (an animal,
-    which looks along +x, is seen from its side, heading right), 90 sees its face. `center` (3,) and
-    `radius` fix the framing, so that several pictures share one scale.
+    `limits`. The camera stands at `azimuth`, `elevation` in degrees. At azimuth 0 it looks along −z: an animal,
+    which looks along +x, is seen from its right side, heading right. At azimuth 90 it sees the animal's face.
+    `center` (3,) and `radius` fix the framing, so that several pictures share one scale.
     """
     verts = torch.as_tensor(verts).detach().cpu().float()
     faces = torch.as_tensor(faces).detach().cpu().long()
@@ -233,7 +233,7 @@ def draw_points(
     size: float = 4,
     **scatter,
 ) -> None:
-    """Draw a cloud (N, 3) orthographically from `azimuth`, `elevation` in degrees, far points first."""
+    """Draw a point cloud (N, 3) orthographically from `azimuth`, `elevation` in degrees, far points first."""
     points = torch.as_tensor(points).detach().cpu().float() @ view_rotation(azimuth, elevation).T
     order = points[:, 2].argsort(descending=True)
     color = color.detach().cpu() if isinstance(color, torch.Tensor) else color

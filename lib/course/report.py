@@ -14,7 +14,7 @@ from lib.course.runs import Chapter, Run
 from lib.display import format_band
 from lib.files import write_atomically
 
-# What the quick profile promises for a chapter on two CPU cores.
+# Limits that the quick profile promises for a chapter on two CPU cores.
 QUICK_SECONDS, QUICK_MEMORY = 120, 2 * 2**30
 
 ERROR_MARKER_TAG = "papermill-error-cell-tag"
@@ -52,7 +52,7 @@ code { font-size: .9em } .anchor-link { display: none }
 .ansi-red-fg { color: #b23c00 } .ansi-green-fg { color: #00734f } .ansi-blue-fg, .ansi-cyan-fg { color: #0059a0 }
 """
 
-# On top of nbconvert's plain template: figures with their text, code folded away, nothing that needs a script.
+# Added to nbconvert's plain template: figures with their text, folded code, nothing that needs a script.
 TEMPLATE = """
 {%- extends 'base/display_priority.j2' -%}
 {%- block execute_result scoped -%}{%- block data_priority scoped -%}{{ super() }}{%- endblock -%}{%- endblock -%}
@@ -82,7 +82,7 @@ TEMPLATE = """
 def write_report(run: Run) -> Path:
     """Write `report.html` into the run's folder and return its path.
 
-    Raises OSError where it cannot be written.
+    Raises OSError if it cannot be written.
     """
     chapters = "\n".join(_chapter_section(run, chapter) for chapter in run.chapters)
     page = f"""<!doctype html>
@@ -101,7 +101,7 @@ def write_report(run: Run) -> Path:
 
 
 def over_budget(run: Run, chapter: Chapter) -> str:
-    """What a chapter took more of than the quick profile promises, in words; empty where it kept to it."""
+    """Tell in words where a chapter exceeded the limits of the quick profile; empty if nowhere."""
     if run.profile != "quick":
         return ""
     parts = []
@@ -115,7 +115,7 @@ def over_budget(run: Run, chapter: Chapter) -> str:
 
 
 def count_inside(metrics: dict[str, dict]) -> str:
-    """How many of the numbers that have a band lie in it, as "3/3"; empty where none has one."""
+    """Count the numbers that lie in their bands, as "3/3"; empty if no number has a band."""
     banded = [entry["inside"] for entry in metrics.values() if entry["inside"] is not None]
     return f"{sum(banded)}/{len(banded)}" if banded else ""
 
@@ -170,7 +170,7 @@ def _metrics_table(run: Run) -> str:
 
 
 def _band_picture(entry: dict) -> str:
-    """The value as a tick on a bar, its band in green; an open side reaches the bar's end."""
+    """Draw the value as a tick on a bar, its band in green; an open side reaches the bar's end."""
     bounds = [bound for bound in (entry["low"], entry["high"]) if bound is not None]
     if not bounds or not all(map(math.isfinite, [*bounds, entry["value"]])):
         return ""
@@ -214,7 +214,7 @@ def _chapter_section(run: Run, chapter: Chapter) -> str:
 
 
 def _notebook_body(notebook) -> str:
-    """A notebook as an HTML fragment without scripts or references to elsewhere."""
+    """Convert a notebook to an HTML fragment without scripts and without references to other places."""
     from nbconvert import HTMLExporter
 
     exporter = HTMLExporter(raw_template=TEMPLATE)
@@ -229,14 +229,14 @@ def _has_picture(cell) -> bool:
 
 
 def _link_chapters(text: str) -> str:
-    """Links from chapter to chapter become links within the page."""
+    """Turn links from chapter to chapter into links within the page."""
     return re.sub(r'href="(\d\d_\w+)\.ipynb[^"]*"', r'href="#\1"', text)
 
 
 def _without_scripts(notebook):
-    """Interactive outputs live in the notebook only; each has a static figure beside it.
+    """Remove interactive outputs, which work in the notebook only; each has a static figure beside it.
 
-    Papermill's banners go too: the page says the same at the top of the chapter.
+    Papermill's banners are removed, too: the page says the same at the top of the chapter.
     """
     notebook.cells = [cell for cell in notebook.cells if ERROR_MARKER_TAG not in cell.metadata.get("tags", [])]
     for cell in notebook.cells:
@@ -266,16 +266,16 @@ def _markdown_to_html(source: str) -> str:
 
 
 def tex_to_mathml(tex: str, display: str) -> str:
-    """TeX as MathML, which browsers draw by themselves; as it was written where it cannot be converted."""
+    """Convert TeX to MathML, which browsers draw by themselves; return it unchanged if that fails."""
     from latex2mathml.converter import convert
 
-    # Two forms that it does not know, in words that it does.
+    # Replace two forms that the converter does not know by others that it knows.
     known = re.sub(r"\\arg(?![a-zA-Z])", r"\\operatorname{arg}", tex.replace("{aligned}", "{align*}"))
     try:
         mathml = convert(known.strip(), display=display)
     except Exception:
         mathml = ""
-    if not mathml or ">\\" in mathml or "<mi>&</mi>" in mathml:  # a command it does not know is left as text
+    if not mathml or ">\\" in mathml or "<mi>&</mi>" in mathml:  # the converter leaves an unknown command as text
         tag = "pre" if display == "block" else "code"
         return f"<{tag}>{html.escape(tex.strip())}</{tag}>"
     return mathml
