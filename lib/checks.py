@@ -20,7 +20,7 @@ from lib.remembered import remembered
 
 
 class Deferred:
-    """Within, checks of values on CUDA are collected instead of waiting for the device.
+    """A block in which checks of values on CUDA are collected, so that the host does not wait for the device.
 
     checks = Deferred()
     for step in range(steps):
@@ -64,7 +64,7 @@ _collector: Deferred | None = None
 def require(holds: Tensor, message: str | Callable[[], str]) -> None:
     """Raise ValueError with this message unless all of `holds`, a bool tensor, is true; on CUDA see `Deferred`.
 
-    message: or a function that makes it, called only where it is needed.
+    message: the text, or a function that makes it, which is called only if it is needed.
     """
     if _collector is not None and holds.is_cuda:
         _collector.collect(holds, message)
@@ -77,7 +77,7 @@ def check_tensor(name: str, value: Tensor, shape: str, *, kind: str = "float", f
 
     shape: space-separated axes; a number must match exactly, a name matches any length, `...` any
         leading axes ("B V 3", "... 3"). A name used twice must have one length.
-    kind: "float" (of any precision), "real" (float32 or float64, for what half the digits are too few for), "integer",
+    kind: "float" (of any precision), "real" (float32 or float64, for computations that need their digits), "integer",
         "bool" or "any".
     finite: also refuse NaN and infinity (a check of values; see `Deferred`).
 
@@ -118,9 +118,9 @@ def check_tensor(name: str, value: Tensor, shape: str, *, kind: str = "float", f
 
 
 def check_faces(faces: Tensor, count: int | None, of: str = "verts") -> Tensor:
-    """Raise unless `faces` are (F, 3) indices into the `count` vertices of the argument named `of`; they in int64.
+    """Raise unless `faces` are (F, 3) indices into the `count` vertices of the argument `of`; return them in int64.
 
-    Smaller integers overflow in what is computed from indices, and uint8 would be taken for a mask. With None any
+    Smaller integers overflow in computations with indices, and uint8 would be taken for a mask. If count is None, any
     number of vertices will do.
 
     Raises TypeError for a wrong dtype, ValueError for a wrong shape or an index out of range.
@@ -152,9 +152,9 @@ def check_same_device(**tensors: Tensor) -> None:
 
 
 def whole_number(name: str, value: Any, low: int = 1) -> int:
-    """`value` as a Python int: an int, or a NumPy or PyTorch integer, of at least `low`.
+    """Convert `value`, an int, or a NumPy or PyTorch integer, of at least `low`, to a Python int.
 
-    Raises TypeError for another type (True and 2.0 among them), ValueError for a smaller number.
+    Raises TypeError for another type, such as True or 2.0, and ValueError for a smaller number.
     """
     try:
         number = None if isinstance(value, bool) else operator.index(value)
@@ -168,7 +168,7 @@ def whole_number(name: str, value: Any, low: int = 1) -> int:
 
 
 def number(name: str, value: Any) -> float:
-    """`value` as a Python float: any finite real number, NumPy's and PyTorch's scalars among them.
+    """Convert `value`, any finite real number, also a NumPy or PyTorch scalar, to a Python float.
 
     Raises TypeError for another type, ValueError for NaN and infinity.
     """
@@ -184,7 +184,7 @@ def number(name: str, value: Any) -> float:
 
 
 def image_sides(name: str, value: Any) -> tuple[int, int]:
-    """Height and width in pixels, from one side of a square image or from (height, width).
+    """Return height and width in pixels, given one side of a square image, or (height, width).
 
     Raises TypeError or ValueError for anything else.
     """

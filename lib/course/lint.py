@@ -32,14 +32,14 @@ RULES = {
 
 
 class Place(NamedTuple):
-    """Where an author has to look: the cell's index, counted from 0, and its first words."""
+    """The place where an author has to look: the cell's index, counted from 0, and the first words."""
 
     cell: int
     text: str
 
 
 class Finding(NamedTuple):
-    """How often a rule is broken, and where."""
+    """The number of times that a rule is broken, and the places."""
 
     count: int
     places: list[Place]

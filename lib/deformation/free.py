@@ -1,4 +1,4 @@
-"""Every vertex by itself: the deformation that knows nothing."""
+"""The deformation that knows nothing: every vertex moves by itself."""
 
 from __future__ import annotations
 

@@ -109,7 +109,7 @@ def hint(name: str, level: int | None = None) -> None:
 
 
 def ready(name: str, answer: Any) -> bool:
-    """Whether an answer passes, so that an experiment can use it; if not, say so in a line."""
+    """Tell whether an answer passes, so that an experiment can use it; if it does not, print a line."""
     exercise = _find(name)
     if exercise is None:
         return False

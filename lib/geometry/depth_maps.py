@@ -2,7 +2,7 @@
 
 Frame: x right, y down, z forward; the camera stands at the origin. Pixel (u_x, u_y) of the image plane [−1, 1]² at
 depth z is the point (u_x/f, u_y/f, 1)·z. The focal length f is in half picture widths: f = 1/tan(half the field of
-view). Square pictures are meant where a function takes one f for both axes. Normals point towards the camera.
+view). It is the same for both axes, so pictures must be square. Normals point towards the camera.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def grid_faces(height: int, width: int, device: torch.device | str = "cpu") -> I
 
 
 def depth_mesh(depth: Float[Tensor, "H W"], texture: Float[Tensor, "3 H W"], focal: float, pivot: float = 0.0) -> Mesh:
-    """Convert a depth map to a textured mesh to export: y up, looking along +z, towards whoever looks at it.
+    """Convert a depth map to a textured mesh to export: y up, looking along +z, towards the viewer.
 
     A rotation by 180 degrees about x takes the camera's frame to this frame; the point (0, 0, pivot) becomes the
     origin. Raises ValueError for other shapes.

@@ -22,9 +22,9 @@ def pixel_centers(
 def sample_image(
     images: Float[Tensor, "B C H W"], points: Float[Tensor, "B R S 2"], padding: str = "border"
 ) -> Float[Tensor, "B C R S"]:
-    """The images' values at these points of the image plane, bilinear; NaN where a point is not finite.
+    """Look up the images' values at these points of the image plane, bilinear; NaN for a point that is not finite.
 
-    padding: what lies beyond the image, its "border" or "zeros".
+    padding: the values beyond the image, "border" (the nearest ones inside) or "zeros".
 
     Torch's `grid_sample` takes NaN for −1 (PyTorch issue 24823), which would hide that a model has diverged.
     """

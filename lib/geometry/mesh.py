@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import PIL.Image
     import trimesh
 
-# Of a triangle's length, the height below which its normal has no gradient.
+# Height of a triangle, as a share of its length, below which its normal has no gradient.
 THIN = 1e-5
 
 
@@ -184,7 +184,7 @@ def _unique_edges(faces: Int[Tensor, "F 3"]) -> tuple[Int[Tensor, "E 2"], Int[Te
 def _area_vectors(
     verts: Float[Tensor, "... V 3"], faces: Int[Tensor, "F 3"]
 ) -> tuple[Float[Tensor, "... F 3"], Float[Tensor, "... F 1"], Float[Tensor, "... 1 1"]]:
-    """Outward normals, as long as twice the area; the longest coordinate of the sides; a scale that both are in."""
+    """Compute outward normals, as long as twice the area; the longest coordinate of the sides; the scale of both."""
     check_tensor("verts", verts, "... V 3", kind="real")
     faces = check_faces(faces, verts.shape[-2])
     scale = extent_scale(verts)
@@ -195,7 +195,7 @@ def _area_vectors(
 
 
 def _tame(vectors: Float[Tensor, "... F 3"], longest: Float[Tensor, "... F 1"]) -> Float[Tensor, "... F 3"]:
-    """The same vectors, taken as constants where the gradient of their direction explodes."""
+    """Treat the vectors as constants where the gradient of their direction would explode."""
     height = vectors.detach().abs().amax(-1, keepdim=True)
     return torch.where(height <= THIN * longest * longest, vectors.detach(), vectors)
 

@@ -1,4 +1,4 @@
-"""Search for the nearest point of a large cloud, in 2D or 3D, on a grid of cells: Warp kernels for the CPU.
+"""Search for the nearest point of a large cloud, in 2D or 3D, on a grid of cells: Warp kernels.
 
 The points are sorted into about as many cells as there are points. The cells of a row, and of any part of it, are
 contiguous in this order. The first bound of a query is the smaller of two distances: to the answer of the query before
@@ -19,7 +19,8 @@ from torch import Tensor
 
 from lib.warp_kernels import Kernels
 
-# Queries that a thread of the CPU answers one after the other, each starting from the answer before it; CUDA's, one.
+# Number of queries that a thread of the CPU answers one after the other, each starting from the answer before it; on
+# CUDA it is one.
 RUN = 64
 # Points that a cell may hold, and further points that a query may look at on average, before a cloud is too uneven.
 CROWD = 64
@@ -43,9 +44,9 @@ class Grid(NamedTuple):
 
 
 def nearest_on_grid(queries: Float[Tensor, "N D"], points: Float[Tensor, "M D"]) -> Int[Tensor, "N"] | None:
-    """The nearest of `points` for each of `queries`: indices (N,) int64. D is 2 or 3, the type float32 or float64.
+    """Find the nearest of `points` for each of `queries`: indices (N,) int64. D is 2 or 3, the type float32 or float64.
 
-    None where, on the CPU, the points crowd in so few of the cells that a tree is faster. On CUDA the host does not
+    Returns None on the CPU if the points crowd in so few of the cells that a tree is faster. On CUDA the host does not
     wait for anything.
     """
     sort = _sort_on_cuda if _on_gpu(points) else _sort
@@ -63,10 +64,10 @@ def nearest_on_grid(queries: Float[Tensor, "N D"], points: Float[Tensor, "M D"])
 def nearest_of_all(
     queries: Float[Tensor, "B N D"], points: Float[Tensor, "B M D"], lengths: Int[Tensor, "B"]
 ) -> Int[Tensor, "B N"]:
-    """The nearest of the first `lengths` points for each of `queries`: indices (B, N) int64, of equals the first.
+    """Find the nearest of the first `lengths` points for each of `queries`: indices (B, N) int64, the first of equals.
 
-    D is up to 3, the type float32 or float64. Each thread looks at every point: for CUDA, where that is faster than a
-    grid up to some ten thousand points.
+    D is up to 3, the type float32 or float64. Each thread looks at every point. On CUDA this is faster than a grid for
+    up to some ten thousand points.
     """
     queries, points = (_in_space(cloud) for cloud in (queries, points))
     idx = torch.empty(queries.shape[:2], dtype=torch.int64, device=points.device)
@@ -104,7 +105,7 @@ def _sort(cloud: Float[Tensor, "N D"]) -> Grid:
 
 
 def _sort_on_cuda(cloud: Float[Tensor, "N D"]) -> Grid:
-    """The same with the cells' size and number left on the device; there are at most eight cells a point."""
+    """Sort as `_sort` does, but leave the cells' size and number on the device; at most eight cells a point."""
     points = _in_space(cloud)
     box = torch.stack(points.aminmax(dim=0))
     side, shape = points.new_empty(1), torch.empty(3, dtype=torch.int32, device=points.device)
@@ -149,7 +150,7 @@ def kernels(kernel, real, vec2, vec3):
         side: wp.array(dtype=real),
         shape: wp.array(dtype=int),
     ):
-        """What `_sort` computes on the host: the cells' side, and their number along each axis."""
+        """Compute the cells' side, and their number along each axis, as `_sort` does on the host."""
         x = wp.float64(box[1][0]) - wp.float64(box[0][0])
         y = wp.float64(box[1][1]) - wp.float64(box[0][1])
         z = wp.float64(box[1][2]) - wp.float64(box[0][2])

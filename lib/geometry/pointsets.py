@@ -315,7 +315,7 @@ def _entropic_cost(x, y, log_x, log_y, epsilon, p, tolerance, max_iterations) ->
 
 
 def _off(log_weights, potential, new, temperature) -> Tensor:
-    """How far the plan's marginal is from the weights, in L1: the largest of the batch."""
+    """Distance of the plan's marginal from the weights, in L1: the largest of the batch."""
     return ((log_weights + (potential - new) / temperature).exp() - log_weights.exp()).abs().sum(-1).max()
 
 

@@ -1,4 +1,4 @@
-"""A camera before which an object turns about a point, as before a portrait photographer: the view of a face.
+"""The camera of a portrait, before which an object turns about a point: the view of a face.
 
 Camera: x right, y down, z forward, at the origin, with a field of view of 10 degrees. The object turns about the point
 c = (0, 0, 1): X' = R (X − c) + c + t with R = Rz Ry Rx. One unit is the distance from the camera to c. A view is six

@@ -1,5 +1,5 @@
-"""From an image to numbers and back: a ResNet-18 written out, the encoder of the category models, and the plain
-encoder and decoder of the models that predict maps.
+"""Encoders from an image to numbers, and decoders back: a ResNet-18 written out, the encoder of the category models,
+and the plain encoder and decoder of the models that predict maps.
 
 Sources: He, Zhang, Ren, Sun, "Deep residual learning for image recognition", CVPR 2016 (table 1, figure 5);
 Kanazawa, Tulsiani, Efros, Malik, "Learning category-specific mesh reconstruction", ECCV 2018 (heads);

@@ -45,7 +45,7 @@ def distance_loss(points: Float[Tensor, "B N 2"], distances: Float[Tensor, "B H 
     within = torch.maximum(torch.minimum(points, limit), -limit)
     sampled = sample_image(distances[:, None], within[:, None])
     beyond = (points - within).square().sum(-1)
-    # Not `beyond > 0`, which is false for NaN and would hide a diverged model.
+    # `beyond > 0` would be false for NaN and hide that a model has diverged.
     beyond = torch.where(beyond == 0, 0.0, torch.where(beyond == 0, 1.0, beyond).sqrt())
     return (sampled[:, 0, 0] + beyond).mean()
 

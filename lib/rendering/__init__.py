@@ -27,7 +27,7 @@ from lib.geometry.mesh import vertex_normals
 from lib.geometry.vectors import unit
 from lib.remembered import constant
 
-# Of interpolated texture coordinates, in float32.
+# Rounding error of interpolated texture coordinates, in float32.
 ROUNDING = 1e-5
 BACKENDS = ("auto", "reference", "kernels", "pytorch3d")
 

@@ -1119,7 +1119,7 @@ def edge_gradient(
 def visible_vertices(
     verts: Float[Tensor, "B V 3"], faces: Int[Tensor, "F 3"], tolerance: Float[Tensor, "B"], perspective: bool
 ) -> Bool[Tensor, "B V"]:
-    """As in `reference`, but each face is compared only with the vertices in the grid cells that its box touches."""
+    """The same as in `reference`, but each face is compared only with vertices in grid cells that its box touches."""
     verts, faces = verts.contiguous(), faces.contiguous()
     batch, count = verts.shape[:2]
     cells = int(count**0.5) + 1
