@@ -72,8 +72,8 @@ def encode_animation(frames: Sequence, *, seconds: float = 4.0, colors: int = 64
     strip = PIL.Image.fromarray(
         np.concatenate([np.asarray(picture) for picture in pictures[:: len(pictures) // 8 + 1]])
     )
-    palette = _keep_white(strip.quantize(colors, method=PIL.Image.Quantize.MEDIANCUT))
-    pictures = [picture.quantize(palette=palette, dither=PIL.Image.Dither.NONE) for picture in pictures]
+    palette = strip.quantize(colors, method=PIL.Image.Quantize.MEDIANCUT)
+    pictures = [_quantize(picture, palette) for picture in pictures]
     pause = round(1000 * seconds / len(pictures))
     buffer = io.BytesIO()
     # The still picture comes first and is not part of the animation.
@@ -90,14 +90,17 @@ def encode_animation(frames: Sequence, *, seconds: float = 4.0, colors: int = 64
     return buffer.getvalue()
 
 
-def _keep_white(palette: PIL.Image.Image) -> PIL.Image.Image:
-    """The palette, its lightest colour made white where it nearly is: a background must not turn bluish on a page."""
-    levels = np.array(palette.getpalette()[:768]).reshape(-1, 3)
+def _quantize(picture: PIL.Image.Image, palette: PIL.Image.Image) -> PIL.Image.Image:
+    """The picture in the palette's colours. White stays white, or a background would turn bluish on the page."""
+    indices = np.array(picture.quantize(palette=palette, dither=PIL.Image.Dither.NONE))
+    levels = np.array(palette.getpalette()).reshape(-1, 3)
     lightest = levels.sum(1).argmax()
     if levels[lightest].min() > 240:
         levels[lightest] = 255
-        palette.putpalette(levels.flatten().tolist())
-    return palette
+        indices[(np.asarray(picture) == 255).all(-1)] = lightest
+    quantized = PIL.Image.fromarray(indices.astype(np.uint8), mode="P")
+    quantized.putpalette(levels.flatten().tolist())
+    return quantized
 
 
 def show_losses(
