@@ -222,10 +222,10 @@ def lint_chapters(
 
 
 def default_jobs(profile: str, device: str) -> int:
-    """How many chapters to execute at a time.
+    """Choose the number of chapters to execute at a time.
 
-    Two, for the quick profile on a CPU with two cores or more: chapters of one thread each use the cores better than
-    one chapter of two threads. A GPU, and a training of hours, a chapter has to itself.
+    It is two for the quick profile on a CPU with two cores or more: two chapters with one thread each use the cores
+    better than one chapter with two threads. On a GPU, and in a training of hours, chapters run one by one.
     """
     if profile != "quick" or machine.count_cores() < 2:
         return 1
@@ -280,7 +280,7 @@ def describe(run: runs.Run, chapter: runs.Chapter) -> str:
 
 
 class Progress:
-    """Draws a run: one moving line on a terminal, plain lines elsewhere (a log, a pipe)."""
+    """Display of a run: one moving line on a terminal, plain lines elsewhere (a log, a pipe)."""
 
     # Plain lines stay on the screen, so one every few seconds is enough, and one a minute within a long cell.
     CALM, HEARTBEAT = 5.0, 60.0

@@ -1,4 +1,4 @@
-"""Chapter 1: even points, distances of clouds and what deceives them, entropy's bias, and fits by descent."""
+"""Chapter 1: even points, distances between clouds and what deceives them, the bias of entropy, fits by descent."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ def inside_the_disc(answer, generator):
 
 
 def even_outwards(answer, generator):
-    """Half the radius holds a quarter of the area."""
+    """Check that a disc of half the radius holds a quarter of the points, as of the area."""
     points = disc_points(answer, generator)
     share = float((points.norm(dim=-1) < 0.5).float().mean())
     return None if abs(share - 0.25) < 0.025 else f"nearer than 0.5 to the origin lie {percent(share)}, not 25 %"
 
 
 def even_around(answer, generator):
-    """Each half plane holds half of the points, and half of those near the origin."""
+    """Check that each half plane holds half of the points, and half of those near the origin."""
     points = disc_points(answer, generator)
     if points.shape[-1:] != (2,):
         return "the points must have shape (N, 2)"
@@ -107,7 +107,7 @@ def precision(x, y, threshold):
 
 
 def a_threshold(x, y):
-    """Between the middle two of the distances, so that it is a matter of no rounding."""
+    """Choose a threshold between the middle two of the distances, so that rounding does not matter."""
     nearest = squared_distances(x, y).amin(1).sqrt().sort().values
     return float(nearest[len(nearest) // 3 : len(nearest) // 3 + 2].mean())
 
@@ -197,7 +197,7 @@ SHIFT_PRICE = Exercise(
 
 
 def no_root_shares(generator, edges):
-    """Which share of the points lies between these shares of the way from a, without the root."""
+    """The share of the points that lie between these shares of the way from a, without the root."""
     r = torch.rand(200_000, generator=generator, dtype=torch.float64)
     return torch.histogram(r, edges).hist / len(r)
 
@@ -207,7 +207,7 @@ def one_at_the_half(answer, generator):
 
 
 def mean_is_one(answer, generator):
-    """Even points have density 1, and there are as many of them."""
+    """Check that the density has mean 1 over even points: the number of points does not change."""
     r = (torch.arange(200, dtype=torch.float64) + 0.5) / 200
     values = torch.stack([tensor(answer(float(share)), "the density") for share in r]).flatten()
     return near((values * 2 * r).mean(), 1, "its mean over the area of the triangle", 0.01)
@@ -262,7 +262,7 @@ def one_way(x, y):
 
 
 def two_answers(answer, target):
-    """The two clouds of the answer. Raises Trouble where it gives something else."""
+    """Return the two clouds of the answer. Raises Trouble if it gives something else."""
     clouds = answer(target)
     if not isinstance(clouds, tuple | list) or len(clouds) != 2:
         raise Trouble("return two clouds: `return first, second`")
@@ -274,7 +274,7 @@ def two_answers(answer, target):
 
 
 def deceives(which, towards_target, low, high):
-    """A check that one way between one of the clouds and the target is in the range."""
+    """Make a check that the distance in one direction, between one of the clouds and the target, is in the range."""
 
     def one_check(answer, generator):
         target = a_target(generator)
@@ -420,7 +420,7 @@ def price_of_a_shift(answer, generator):
 def same_as_lib(answer, generator):
     x, y = two_small_clouds(generator)
     expected = pointsets.sinkhorn_distance(x[None], y[None], 0.3, tolerance=1e-4)[0]
-    # The random clouds are near each other: a tolerance for numbers of about 1 would let everything pass.
+    # The random clouds are near each other: with a tolerance for numbers of about 1 everything would pass.
     return near(100 * tensor(answer(x, y, 0.3), "the divergence"), 100 * expected, "100 × S of two random clouds", 1e-3)
 
 
