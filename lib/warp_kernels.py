@@ -23,6 +23,10 @@ import warp as wp
 from torch import Tensor
 
 
+# Threads of a block on CUDA: small, so that some ten thousand threads reach every multiprocessor of a large GPU.
+BLOCK = 128
+
+
 def _init_quietly() -> None:
     """Start Warp without its greeting, and without its C library's message on stderr that there is no CUDA driver.
 
@@ -117,7 +121,7 @@ class Kernels:
             kernels = self.written(dtype)
             module = next(value.module for value in kernels.values() if isinstance(value, wp.Kernel))
             # The size of a block is part of the cache's key; launches use these sizes.
-            block = 1 if device.type == "cpu" else 256
+            block = 1 if device.type == "cpu" else BLOCK
             if device.type == "cuda":
                 _announce(module.get_module_identifier(block_dim=block), device)
             module.load(wp.device_from_torch(device), block)
@@ -134,7 +138,8 @@ class Kernels:
         device = wp.device_from_torch(like.device)
         if like.device.type == "cuda":
             stream = wp.stream_from_torch(torch.cuda.current_stream(like.device))
-            wp.launch(kernel, count, [0, 1, *inputs], device=device, stream=stream, record_tape=False)
+            options = {"device": device, "stream": stream, "block_dim": BLOCK, "record_tape": False}
+            wp.launch(kernel, count, [0, 1, *inputs], **options)
             return
         # Make more parts than threads; a thread that is done takes the next part. Items differ in cost, and PyTorch's
         # own threads keep a core busy for a while after each operation (milliseconds, unless GOMP_SPINCOUNT is small).

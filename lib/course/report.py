@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import json
 import math
 import re
 from pathlib import Path
@@ -10,12 +11,16 @@ from pathlib import Path
 import nbformat
 
 from lib.course.machine import format_memory, format_seconds
+from lib.course.notebooks import ROOT
 from lib.course.runs import Chapter, Run
 from lib.display import format_band
 from lib.files import write_atomically
 
 # Limits that the quick profile promises for a chapter on two CPU cores.
 QUICK_SECONDS, QUICK_MEMORY = 120, 2 * 2**30
+
+# Where `benchmarks/first_gpu.py` leaves its numbers, a file for each card.
+GPUS = ROOT / "benchmarks" / "gpus"
 
 ERROR_MARKER_TAG = "papermill-error-cell-tag"
 
@@ -93,6 +98,7 @@ def write_report(run: Run) -> Path:
 {_metrics_table(run)}
 {chapters}
 {_machine_table(run)}
+{_gpu_tables()}
 </body></html>
 """
     path = run.folder / "report.html"
@@ -194,6 +200,33 @@ def _machine_table(run: Run) -> str:
         for name, value in (run.hardware | run.versions).items()
     )
     return f"<h2>Machine and versions</h2><table>{rows}</table>"
+
+
+def _gpu_tables() -> str:
+    """What `benchmarks/first_gpu.py` measured on GPUs, a table for each; empty where it never ran on one."""
+    parts = []
+    for path in sorted(GPUS.glob("*.json")):
+        found = json.loads(path.read_text(encoding="utf-8"))
+        places = list(dict.fromkeys(place for row in found["kernels"] for place in row["milliseconds"]))
+        rows = "".join(
+            f"<tr><td>{html.escape(row['task'])}</td>"
+            + "".join(f'<td class="number">{row["milliseconds"].get(place, math.nan):.3g}</td>' for place in places)
+            + "</tr>"
+            for row in found["kernels"]
+        )
+        steps = "".join(
+            f"<tr><td>a step of {chapter}, {step['batch']} × {step['size']}²</td>"
+            f'<td class="number">{step["milliseconds"]:.3g}</td><td class="number">{step["waits"]:.1f}</td></tr>'
+            for chapter, step in found["steps"].items()
+        )
+        heads = "".join(f'<th class="number">{html.escape(place)}, ms</th>' for place in places)
+        parts.append(
+            f"<h2>On {html.escape(found['card'])}</h2>"
+            f'<p class="soft">Measured {found["date"]} with PyTorch {html.escape(found["torch"])}.</p>'
+            f"<table><tr><th></th>{heads}</tr>{rows}</table>"
+            f'<table><tr><th></th><th class="number">ms</th><th class="number">waits</th></tr>{steps}</table>'
+        )
+    return "".join(parts)
 
 
 def _chapter_section(run: Run, chapter: Chapter) -> str:

@@ -20,7 +20,7 @@ from torch.autograd.function import once_differentiable
 
 from lib.remembered import remembered
 from lib.rendering.reference import TAIL
-from lib.warp_kernels import Kernels
+from lib.warp_kernels import BLOCK, Kernels
 
 # Number of neighbouring pixels of a row that are computed together, one in each lane of the CPU's vector unit. In the
 # kernels the loops over `k` have no branches, so that the compiler can turn them into vector instructions.
@@ -29,8 +29,8 @@ STRIP = 8
 TILE = 8
 # Number of bits in a word of such a list, one for each face.
 WORD = 32
-# The large kernels use at most 128 registers, so that two blocks of 256 threads fit on a multiprocessor of CUDA.
-BOUNDS = (256, 2)
+# The large kernels keep to 128 registers, so that four blocks fit on a multiprocessor of CUDA.
+BOUNDS = (BLOCK, 4)
 
 
 def write(kernel, real, vec2, vec3, lanes):

@@ -57,7 +57,7 @@ def test_kernels_compile_for_cuda(tmp_path, family: str, dtype: torch.dtype, arc
         lines = ",\n".join(f'"{key}": {json.dumps(value)}' for key, value in sorted(recorded.items()))
         RECORD.write_text(f"{{\n{lines}\n}}\n")
     for name, (registers, stack) in found.items():
-        assert registers <= 128, f"{name} takes {registers} registers: fewer than two blocks a multiprocessor"
+        assert registers <= 128, f"{name} takes {registers} registers: fewer than 16 warps a multiprocessor"
         assert dtype == torch.float64 or stack == 0, f"{name} spills {stack} bytes"
         if name in recorded.get(place, {}):
             assert registers <= recorded[place][name][0] + SLACK, f"{name}: {registers} registers, more than recorded"
