@@ -22,7 +22,6 @@ import torch
 import warp as wp
 from torch import Tensor
 
-
 # Threads of a block on CUDA: small, so that some ten thousand threads reach every multiprocessor of a large GPU.
 BLOCK = 128
 
