@@ -1,4 +1,4 @@
-"""Writing files completely or not at all."""
+"""Writing files completely or not at all, and one process at a time where two would spoil each other's work."""
 
 from __future__ import annotations
 
@@ -6,6 +6,11 @@ import os
 import uuid
 from contextlib import suppress
 from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 
 def write_atomically(path: str | Path, content: str | bytes) -> None:
@@ -29,3 +34,42 @@ def write_atomically(path: str | Path, content: str | bytes) -> None:
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+_claims: dict[Path, int] = {}
+
+
+def claim(path: str | Path, remedy: str) -> None:
+    """Keep other processes from this file or folder until `release`, or until this process ends, however it ends.
+
+    The claim is a lock of the operating system, so a process that was killed leaves none behind. Where the system or
+    the file system has no such locks, everybody gets the claim.
+
+    Raises ValueError, with the remedy, where another process has the claim; OSError where the file cannot be written.
+    """
+    path = Path(path).resolve()
+    if fcntl is None or path in _claims:
+        return
+    folder = path.is_dir()
+    try:
+        if not folder:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDONLY if folder else os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError as error:
+        reason = f"cannot write {path} ({error.strerror}); free space or choose another out_dir"
+        raise OSError(error.errno, reason) from None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise ValueError(f"another process is at work in {path}; {remedy}") from None
+    except OSError:  # a network's file system without locks
+        pass
+    _claims[path] = descriptor
+
+
+def release(path: str | Path) -> None:
+    """Let other processes have a file or folder that this one has claimed."""
+    descriptor = _claims.pop(Path(path).resolve(), None)
+    if descriptor is not None:
+        os.close(descriptor)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 import math
@@ -19,13 +20,33 @@ import numpy as np
 import torch
 from jaxtyping import Int
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_collate
 
 from lib.chapter import pick_device, set_seed
-from lib.checks import Deferred
-from lib.files import write_atomically
+from lib.checks import Deferred, number, whole_number
+from lib.files import claim, release, write_atomically
+
+INFINITE_GRADIENT = "lower the learning rate, or keep roots and logarithms in loss_fn away from zero"
 
 
+def _alone(train: Callable) -> Callable:
+    """Let one process at a time train under this name in this folder."""
+
+    @functools.wraps(train)
+    def alone(*arguments, out_dir: str | Path = "", name: str = "model", **options):
+        if not str(out_dir):
+            return train(*arguments, out_dir=out_dir, name=name, **options)
+        lock = Path(out_dir) / f".{name}.lock"
+        claim(lock, "wait for it, or choose another out_dir or name")
+        try:
+            return train(*arguments, out_dir=out_dir, name=name, **options)
+        finally:
+            release(lock)
+
+    return alone
+
+
+@_alone
 def fit(
     model: nn.Module,
     loss_fn: Callable[[nn.Module, dict[str, Tensor], int], dict[str, Tensor]],
@@ -74,9 +95,15 @@ def fit(
 
     Returns the history: {"step": […], "loss": […], …}, lists of equal length. The model is left in evaluation mode.
 
-    Raises FloatingPointError where the loss stops being finite, ValueError where `out_dir` holds the checkpoint
-    of another run or only damaged ones. What `lib`'s functions refuse in `loss_fn` for its values, such as vertices
-    that are NaN, they refuse on CUDA up to `log_every` steps later (`checks.Deferred`).
+    A step whose gradient is not finite is left out, with a warning; on CUDA, where to look at every step would make the
+    host wait, the run stops instead. With an `out_dir`, `loss_fn` is also called once at every checkpoint, and when one
+    is taken up, in evaluation mode: its value tells whether loss and data are still the same.
+
+    Raises FloatingPointError where the loss, two gradients in a row or the weights stop being finite, before a
+    checkpoint is written; ValueError where `out_dir` holds the checkpoint of another run (another model, loss, data or
+    seed, or more steps) or only damaged ones, or another process is at work on it. What `lib`'s functions refuse in
+    `loss_fn` for its values, such as vertices that are NaN, they refuse on CUDA up to `log_every` steps later
+    (`checks.Deferred`).
     """
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
@@ -88,16 +115,22 @@ def fit(
     precision = "bf16" if mixed_precision and bf16 else "no"
     accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision=precision, device_placement=False)
 
-    if watch_every < 1:
-        raise ValueError(f"watch_every must be 1 or more, got {watch_every}")
-    samples = len(next(iter(data.values()))) if isinstance(data, dict) else len(data)
-    if samples == 0:
-        raise ValueError("data is empty; give at least one sample")
+    steps, batch_size = whole_number("steps", steps, 0), whole_number("batch_size", batch_size)
+    checkpoint_every, log_every = (
+        whole_number("checkpoint_every", checkpoint_every),
+        whole_number("log_every", log_every),
+    )
+    seed, watch_every = whole_number("seed", seed, 0), whole_number("watch_every", watch_every)
+    if optimizer is None and not number("lr", lr) > 0:
+        raise ValueError(f"lr must be above 0, got {lr}")
+    samples = count_samples(data)
     optimizer = optimizer or torch.optim.Adam(model.parameters(), lr=lr)
     base_rates = [group["lr"] for group in optimizer.param_groups]
     run = {"seed": seed, "batch_size": batch_size, "samples": samples, "rates": base_rates}
+    run["optimizer"] = type(optimizer).__name__
     model, optimizer = accelerator.prepare(model.to(device), optimizer)
     checkpoint = Checkpoint(out_dir, name, run) if str(out_dir) else None
+    probe = functools.partial(_probe, model, loss_fn, data, batch_size, device)
 
     set_seed(seed)
     history: dict[str, list[float]] = {"step": []}
@@ -110,6 +143,14 @@ def fit(
         except (RuntimeError, ValueError) as error:
             reason = " ".join(str(error).split())[:200]
             raise ValueError(f"{checkpoint.newest} is of another model ({reason}); choose another out_dir") from None
+        remedy = "choose another out_dir, or delete it to start anew"
+        if state["step"] > steps:
+            raise ValueError(f"{checkpoint.newest} is of a run of {state['step']} steps, more than {steps=}; {remedy}")
+        before, now = state.get("probe"), probe(state["step"])
+        if before is not None and now is not None and before[0] == now[0]:
+            if not math.isclose(before[1], now[1], rel_tol=2e-2 if device.type == "cuda" else 1e-3, abs_tol=1e-6):
+                found = f"the loss of its first batch was {before[1]:.6g}, and is now {now[1]:.6g}"
+                raise ValueError(f"{checkpoint.newest} is of another loss_fn or data: {found}; {remedy}")
         start, history = state["step"], state["history"]
         sums = {term: value.to(device) for term, value in state["sums"].items()}
         restore_random_state(state["random"], device)
@@ -118,6 +159,7 @@ def fit(
         _look(watch, model, start, device)
     model.train()
     checks = Deferred()
+    lost, left_out = torch.zeros((), dtype=torch.bool, device=device), None
     began = time.monotonic()
     progress = Progress(start, steps, Path(out_dir) / f"{name}.progress.json" if str(out_dir) else None)
     batches = load_batches(data, batch_order(samples, batch_size, seed, start, steps), device, workers)
@@ -126,27 +168,45 @@ def fit(
             for group, rate in zip(optimizer.param_groups, base_rates, strict=True):
                 group["lr"] = float(rate * schedule(step))  # a NumPy number in a checkpoint could not be loaded
         with checks:
-            terms = loss_fn(model, batch, step)
+            terms = check_terms(loss_fn(model, batch, step))
             optimizer.zero_grad()
             accelerator.backward(terms["loss"])
-        optimizer.step()
-
         done = step + 1
+        done = step + 1
+        finite = _finite_gradient(optimizer)
+        if device.type == "cuda":
+            lost = lost | ~finite
+            optimizer.step()
+        elif finite:
+            optimizer.step()
+            left_out = None
+        elif left_out == step - 1:
+            raise FloatingPointError(f"the gradient is not finite at steps {step} and {done}; {INFINITE_GRADIENT}")
+        else:
+            warnings.warn(f"step {done} is left out: its gradient is not finite; {INFINITE_GRADIENT}", stacklevel=2)
+            left_out = step
+
         for term, value in terms.items():
-            sums[term] = sums.get(term, 0) + value.detach().float()
+            sums[term] = sums.get(term, 0) + torch.as_tensor(value).detach().float()
         if done % log_every == 0 or done == steps:
             count = done - (history["step"][-1] if history["step"] else 0)
-            totals = torch.stack([total.to(device) for total in sums.values()]).tolist()  # one wait for all
-            means = {term: total / count for term, total in zip(sums, totals, strict=True)}
+            totals = torch.stack([lost.float(), *(total.to(device) for total in sums.values())]).tolist()  # one wait
+            means = {term: total / count for term, total in zip(sums, totals[1:], strict=True)}
             sums = {}
             checks.settle()
             if not np.isfinite(means["loss"]):
                 raise FloatingPointError(f"the loss is not finite near step {done}; lower the learning rate")
+            if totals[0]:
+                raise FloatingPointError(f"a gradient is not finite near step {done}; {INFINITE_GRADIENT}")
             for term, mean in {"step": done, **means}.items():
                 history.setdefault(term, []).append(mean)
             progress.show(done, means["loss"])
         out_of_time = max_seconds is not None and time.monotonic() - began > max_seconds
-        if checkpoint is not None and (done % checkpoint_every == 0 or done == steps or out_of_time):
+        due = done % checkpoint_every == 0 or done == steps or out_of_time
+        if (checkpoint is not None and due) or done == steps:
+            _check_weights(model, done)
+        # Not right after a step that was left out: should the next one fail too, the run is to begin before both.
+        if checkpoint is not None and due and (left_out != step or done == steps):
             checkpoint.save(
                 {
                     "step": done,
@@ -155,6 +215,7 @@ def fit(
                     "history": history,
                     "sums": sums,
                     "random": random_state(device),
+                    "probe": probe(done, twice=True),
                 }
             )
         if watch is not None and (done % watch_every == 0 or done == steps or out_of_time):
@@ -164,6 +225,93 @@ def fit(
     progress.close()
     accelerator.unwrap_model(model, keep_fp32_wrapper=False).eval()
     return history
+
+
+def count_samples(data: dict[str, Tensor] | Dataset) -> int:
+    """How many samples there are. Raises TypeError or ValueError for data that `fit` cannot train on."""
+    if isinstance(data, dict):
+        for key, values in data.items():
+            if not isinstance(values, Tensor) or values.ndim == 0:
+                kind = type(values).__name__
+                raise TypeError(
+                    f"data[{key!r}] must be a tensor with an axis of samples, got {kind}; use torch.as_tensor"
+                )
+        lengths = {key: len(values) for key, values in data.items()}
+        if len(set(lengths.values())) > 1:
+            sizes = ", ".join(f"{key} {length}" for key, length in lengths.items())
+            raise ValueError(f"data must have as many samples in every tensor, got {sizes}; cut them to one length")
+        samples = next(iter(lengths.values()), 0)
+    elif hasattr(data, "__len__") and hasattr(data, "__getitem__"):
+        samples = len(data)
+    else:
+        raise TypeError(f"data must be a dict of tensors or a Dataset with a length, got {type(data).__name__}")
+    if samples == 0:
+        raise ValueError("data is empty; give at least one sample")
+    return samples
+
+
+def check_terms(terms: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What a loss_fn returned. Raises TypeError or ValueError unless "loss" in it is one number with a gradient."""
+    if not isinstance(terms, dict) or "loss" not in terms:
+        found = f"a dict of {', '.join(map(str, terms))}" if isinstance(terms, dict) else type(terms).__name__
+        raise TypeError(f'loss_fn must return a dict of scalars with one called "loss", got {found}')
+    loss = terms["loss"]
+    if not isinstance(loss, Tensor) or loss.numel() != 1:
+        found = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
+        raise ValueError(f'loss_fn must give one number as "loss", got {found}; take its mean')
+    if not loss.requires_grad:
+        raise ValueError('loss_fn gave a "loss" that depends on no parameter of the model; is something detached?')
+    return terms
+
+
+def _finite_gradient(optimizer: torch.optim.Optimizer) -> Tensor:
+    """Whether all gradients are finite, as a tensor on their device."""
+    parameters = (parameter for group in optimizer.param_groups for parameter in group["params"])
+    norms = torch._foreach_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
+    return torch.stack([norm.float() for norm in norms]).isfinite().all()
+
+
+def _check_weights(model: nn.Module, step: int) -> None:
+    """Raise FloatingPointError where a parameter is not finite, or a buffer NaN: nobody could go on from there."""
+    values = [parameter.detach().isfinite().all() for parameter in model.parameters()]
+    values += [~buffer.isnan().any() for buffer in model.buffers() if buffer.is_floating_point()]
+    if values and not torch.stack(values).all():
+        raise FloatingPointError(f"the weights are not finite after step {step}; lower the learning rate")
+
+
+def _probe(
+    model: nn.Module,
+    loss_fn: Callable,
+    data: dict[str, Tensor] | Dataset,
+    batch_size: int,
+    device: torch.device,
+    step: int,
+    twice: bool = False,
+) -> tuple[str, float] | None:
+    """The kind of device and the loss of the first samples, in evaluation mode; the training does not notice.
+
+    None where the loss cannot be had so, or, looked at `twice`, is another each time.
+    """
+    random_numbers, was_training = random_state(device), model.training
+    model.eval()
+    found = []
+    try:
+        for _ in range(1 + twice):
+            set_seed(0)
+            indices = torch.arange(min(batch_size, count_samples(data)))
+            if isinstance(data, dict):
+                batch = {name: values[indices.to(values.device)].to(device) for name, values in data.items()}
+            else:
+                batch = default_collate([data[index] for index in indices.tolist()])
+                batch = {name: values.to(device) for name, values in batch.items()}
+            found.append(float(loss_fn(model, batch, step)["loss"].detach()))
+    except Exception:  # the loss_fn's own; training will meet it, if it is one
+        return None
+    finally:
+        model.train(was_training)
+        restore_random_state(random_numbers, device)
+    same = math.isclose(found[0], found[-1], rel_tol=1e-3, abs_tol=1e-6)
+    return (device.type, found[0]) if same and math.isfinite(found[0]) else None
 
 
 def _look(watch: Callable[[nn.Module, int], None], model: nn.Module, step: int, device: torch.device) -> None:
@@ -221,7 +369,7 @@ def batch_order(samples: int, batch_size: int, seed: int, start: int, stop: int)
     for step in range(start, stop):
         epoch, place = divmod(step, per_epoch)
         if epoch != current:
-            generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+            generator = torch.Generator().manual_seed((seed * 1_000_003 + epoch) % 2**63)
             permutation, current = torch.randperm(samples, generator=generator), epoch
         yield permutation[place * batch_size : (place + 1) * batch_size]
 
@@ -250,6 +398,8 @@ def load_batches(
         generator=torch.Generator(),  # of its own: the loader must not draw from the model's random numbers
     )
     for batch in loader:
+        if not isinstance(batch, dict):
+            raise TypeError(f"data must give dicts of tensors, got {type(batch).__name__}; name what an item holds")
         yield {name: values.to(device, non_blocking=True) for name, values in batch.items()}
 
 
@@ -349,14 +499,18 @@ class Checkpoint:
             except (RuntimeError, pickle.UnpicklingError, KeyError) as error:
                 reason = str(error).splitlines()[0]
                 raise ValueError(f"{path} is not a checkpoint of this course ({reason}); move it away") from None
+            if not all(values.isfinite().all() for values in state["model"].values() if values.is_floating_point()):
+                warnings.warn(f"{path} holds weights that are not finite and is left aside", stacklevel=2)
+                continue
             for key, value in self.run.items():
-                if state["run"].get(key) != value:
+                if state["run"].get(key, value) != value:
                     old = state["run"].get(key)
                     remedy = "choose another out_dir, or delete it to start anew"
                     raise ValueError(f"{path} is of a run with {key}={old!r}, this one has {value!r}; {remedy}")
             return state
         if there:
-            raise ValueError(f"{there[0]} is damaged and no other checkpoint is whole; delete it to start anew")
+            reason = "is damaged, or not finite, and no other checkpoint is whole"
+            raise ValueError(f"{there[0]} {reason}; delete it to start anew")
         return None
 
 

@@ -36,7 +36,7 @@ def _init_quietly() -> None:
     with tempfile.TemporaryFile() as said:
         os.dup2(said.fileno(), 2)
         try:
-            wp.init()
+            _init_with_a_cache()
         finally:
             os.dup2(saved, 2)
             os.close(saved)
@@ -44,6 +44,38 @@ def _init_quietly() -> None:
             words = said.read().decode(errors="replace")
     if words and torch.cuda.is_available():
         sys.stderr.write(words)
+
+
+def _init_with_a_cache() -> None:
+    """Start Warp with its cache of compiled kernels where it wants it, else, without a home to write to, elsewhere.
+
+    The home of a container or of a shared server may be read-only, and that of a full quota is.
+    """
+    try:
+        wp.init()
+        with tempfile.TemporaryFile(dir=wp.config.kernel_cache_dir):
+            return
+    except OSError as error:
+        if "WARP_CACHE_PATH" in os.environ:
+            where = os.environ["WARP_CACHE_PATH"]
+            reason = f"compiled kernels cannot be kept in {where} ({error.strerror})"
+            raise OSError(error.errno, f"{reason}; set WARP_CACHE_PATH to a folder that can be written") from None
+    wp.config.kernel_cache_dir = str(_temporary_cache())
+    wp.init()
+
+
+def _temporary_cache() -> Path:
+    """A folder among the temporary ones, the same every time for one user, and nobody else's."""
+    user = os.getuid() if hasattr(os, "getuid") else "user"
+    folder = Path(tempfile.gettempdir()) / f"course3d-kernels-{user}"
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        if not hasattr(os, "getuid") or folder.stat().st_uid == user:
+            return folder
+    except OSError as error:
+        reason = f"compiled kernels can be kept neither in the home nor in {folder} ({error.strerror})"
+        raise OSError(error.errno, f"{reason}; set WARP_CACHE_PATH to a folder that can be written") from None
+    return Path(tempfile.mkdtemp(prefix="course3d-kernels-"))
 
 
 def _announce(module: str, device: torch.device) -> None:

@@ -102,7 +102,8 @@ def test_a_schedule_and_an_optimizer_are_resumed_too(tmp_path):
         seen = []
 
         def watched(model, batch, step):
-            seen.append(optimizer.param_groups[0]["lr"])
+            if model.training:  # not where a checkpoint asks for the loss
+                seen.append(optimizer.param_groups[0]["lr"])
             return loss(model, batch, step)
 
         training.fit(
@@ -301,7 +302,7 @@ def test_watching_does_not_change_what_is_watched(tmp_path):
     assert same(plain, resumed) and same_history == history
     train(tmp_path, steps=25, watch=watch, watch_every=10)  # done already: the result is shown once
     assert seen == [0, 10, 20, 25, 25]
-    with pytest.raises(ValueError, match="watch_every must be 1 or more"):
+    with pytest.raises(ValueError, match="watch_every must be at least 1"):
         train(watch=watch, watch_every=0)
 
 
@@ -329,3 +330,192 @@ def test_parts_have_rates_of_their_own():
     ]
     with pytest.raises(ValueError, match="no part 'c'; it has a, b"):
         training.parameter_groups(model, 0.1, c=1.0)
+
+
+# --- another run, or two at once ---
+
+
+def test_another_loss_data_or_fewer_steps_are_refused(tmp_path):
+    def fit(target=1.0, x=1.0, steps=60, power=2, optimizer=torch.optim.Adam, out_dir=tmp_path):
+        model = nn.Linear(1, 1, bias=False)
+        data = {"x": torch.full((8, 1), x)}
+
+        def loss(model, batch, step):
+            return {"loss": (model(batch["x"]) - target).abs().pow(power).mean()}
+
+        optimizer = optimizer(model.parameters(), lr=0.05)
+        training.fit(model, loss, data, steps=steps, batch_size=4, optimizer=optimizer, device="cpu", out_dir=out_dir)
+        return model.weight.item()
+
+    weight = fit()
+    assert fit() == weight
+    for other in ({"target": 2.0}, {"x": 2.0}, {"power": 1, "target": 3.0}):
+        with pytest.raises(ValueError, match=r"of another loss_fn or data: the loss of its first batch was .*anew$"):
+            fit(**other)
+    with pytest.raises(ValueError, match=r"is of a run of 60 steps, more than steps=5; choose another out_dir"):
+        fit(steps=5)
+    with pytest.raises(ValueError, match=r"a run with optimizer='Adam', this one has 'SGD'"):
+        fit(optimizer=torch.optim.SGD)
+    assert fit() == weight, "and the checkpoint is still there"
+    fit(steps=70)
+
+
+class Points(torch.utils.data.Dataset):
+    def __init__(self, level):
+        self.level = level
+
+    def __len__(self):
+        return 8
+
+    def __getitem__(self, index):
+        return {"x": torch.full((1,), self.level + index)}
+
+
+def test_another_data_set_is_refused(tmp_path):
+    def fit(level):
+        loss = lambda model, batch, step: {"loss": (model(batch["x"]) + torch.randn(1)).square().mean()}  # noqa: E731
+        torch.manual_seed(0)
+        options = {"steps": 3, "batch_size": 4, "device": "cpu", "out_dir": tmp_path}
+        training.fit(nn.Linear(1, 1), loss, Points(level), **options)
+
+    fit(1.0)
+    fit(1.0)
+    with pytest.raises(ValueError, match="of another loss_fn or data"):
+        fit(5.0)
+
+
+def test_a_loss_that_cannot_be_compared_is_no_obstacle(tmp_path):
+    """Without two equal values for equal input, or in evaluation mode, nothing can be said, and nothing is."""
+    own = torch.Generator().manual_seed(0)
+
+    def random(model, batch, step):
+        return {"loss": loss_fn(model, batch, step)["loss"] * torch.rand((), generator=own)}
+
+    def picky(model, batch, step):
+        assert model.training
+        return loss_fn(model, batch, step)
+
+    for name, loss in (("random", random), ("picky", picky)):
+        train(tmp_path, loss=loss, name=name)
+        train(tmp_path, loss=loss, name=name, steps=41)
+
+
+def test_two_processes_cannot_train_under_one_name(tmp_path):
+    script = textwrap.dedent(f"""
+        import sys
+        sys.path[:0] = {sys.path!r}
+        import test_training as here
+        try:
+            here.train({str(tmp_path)!r}, steps=2)
+        except ValueError as error:
+            print(error)
+        here.train({str(tmp_path)!r}, steps=2, name="other")
+    """)
+    said = []
+
+    def loss(model, batch, step):
+        if step == 1:
+            said.append(
+                subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+            )
+        return loss_fn(model, batch, step)
+
+    train(tmp_path, steps=3, loss=loss)
+    assert "another process is at work in" in said[0] and "choose another out_dir or name" in said[0]
+    subprocess.run([sys.executable, "-c", script.replace("steps=2", "steps=5")], check=True)
+
+
+# --- what is not finite ---
+
+
+class Weight(nn.Module):
+    def __init__(self, value):
+        super().__init__()
+        self.w = nn.Parameter(torch.tensor([value]))
+
+    def forward(self, x):
+        return self.w * x
+
+
+def root(model, batch, step):
+    """At its solution, w = 1, the value is 0 and the gradient NaN."""
+    return {"loss": (model(batch["x"]) - 1).abs().sqrt().mean()}
+
+
+def fit_weight(value=1.0, loss=root, **options):
+    model = Weight(value)
+    options = {"batch_size": 4, "lr": 0.1, "device": "cpu", "log_every": 1, "checkpoint_every": 1} | options
+    training.fit(model, loss, {"x": torch.ones(8, 1)}, **options)
+    return model.w.item()
+
+
+def test_a_gradient_that_is_not_finite_never_reaches_weights_or_checkpoint(tmp_path):
+    with pytest.warns(UserWarning, match="step 1 is left out: its gradient is not finite"):
+        assert fit_weight(steps=1) == 1
+    with pytest.warns(UserWarning), pytest.raises(FloatingPointError, match="not finite at steps 1 and 2"):
+        fit_weight(steps=4, out_dir=tmp_path)
+    assert not (tmp_path / "model.checkpoint").exists()
+
+    def sometimes(model, batch, step):
+        return root(model, batch, step) if step == 2 else {"loss": (model(batch["x"]) - 1).square().mean()}
+
+    with pytest.warns(UserWarning, match="step 3 is left out"):
+        assert fit_weight(steps=8, loss=sometimes, out_dir=tmp_path) == 1
+    with pytest.raises(FloatingPointError, match=r"the weights are not finite after step 1; lower the learning rate"):
+        model = Weight(1.0)
+        optimizer = torch.optim.SGD(model.parameters(), lr=1e38)
+        options = {"steps": 1, "batch_size": 4, "optimizer": optimizer, "device": "cpu"}
+        training.fit(model, lambda m, b, i: {"loss": 9 * m(b["x"]).mean()}, {"x": torch.ones(8, 1)}, **options)
+
+
+def test_weights_that_are_not_finite_are_not_taken_up(tmp_path):
+    square = lambda m, b, i: {"loss": (m(b["x"]) - 2).square().mean()}  # noqa: E731
+    fit_weight(loss=square, steps=6, out_dir=tmp_path)
+    checkpoint = training.Checkpoint(tmp_path, "model", {})
+    state = checkpoint.load()
+    state["model"]["w"].fill_(float("nan"))
+    checkpoint.run = state["run"]
+    checkpoint.save(state)
+    with pytest.warns(UserWarning, match="weights that are not finite and is left aside"):
+        assert fit_weight(loss=square, steps=6, out_dir=tmp_path) > 1
+    (tmp_path / "model.previous").unlink()
+    (tmp_path / "model.checkpoint").unlink()
+    checkpoint.save(state)
+    with pytest.warns(UserWarning), pytest.raises(ValueError, match="not finite, and no other checkpoint is whole"):
+        fit_weight(loss=square, steps=6, out_dir=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch_size": 0}, "batch_size must be at least 1"),
+        ({"batch_size": 2.5}, "batch_size must be a whole number"),
+        ({"log_every": 0}, "log_every must be at least 1"),
+        ({"checkpoint_every": -1}, "checkpoint_every must be at least 1"),
+        ({"steps": "9"}, "steps must be a whole number"),
+        ({"steps": -1}, "steps must be at least 0"),
+        ({"seed": -1}, "seed must be at least 0"),
+        ({"lr": float("nan")}, "lr must be finite"),
+        ({"lr": -1.0}, "lr must be above 0"),
+        ({"data": {}}, "data is empty"),
+        ({"data": [1, 2]}, "data must give dicts of tensors, got Tensor"),
+        ({"data": {"x": np.ones(3)}}, r"data\['x'\] must be a tensor"),
+        ({"data": {"x": torch.ones(())}}, r"data\['x'\] must be a tensor"),
+        ({"data": {"x": torch.ones(8, 1), "y": torch.ones(3)}}, "as many samples in every tensor, got x 8, y 3"),
+        ({"data": 7}, "data must be a dict of tensors or a Dataset"),
+        ({"loss_fn": lambda m, b, i: m(b["x"]).mean()}, "loss_fn must return a dict.*got Tensor"),
+        ({"loss_fn": lambda m, b, i: {"error": m(b["x"]).mean()}}, "loss_fn must return a dict.*got a dict of error"),
+        ({"loss_fn": lambda m, b, i: {"loss": m(b["x"])}}, r"loss_fn must give one number.*shape \(4, 1\)"),
+        ({"loss_fn": lambda m, b, i: {"loss": b["x"].mean()}}, "loss_fn gave a .loss. that depends on no parameter"),
+    ],
+)
+def test_arguments_are_named_before_anything_is_lost(options, message):
+    options = {"data": {"x": torch.ones(8, 1)}, "loss_fn": root, "steps": 2, "batch_size": 4, "device": "cpu"} | options
+    with pytest.raises((TypeError, ValueError), match=message) as caught:
+        training.fit(Weight(3.0), options.pop("loss_fn"), options.pop("data"), **options)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("seed", [0, np.int64(3), 2**31, 2**62])
+def test_numbers_of_numpy_and_large_seeds(seed):
+    fit_weight(3.0, steps=np.int64(2), batch_size=np.int32(4), seed=seed, log_every=np.int64(1), lr=np.float32(0.1))

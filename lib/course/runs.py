@@ -25,7 +25,7 @@ import psutil
 from lib.course import notebooks
 from lib.course.machine import count_cores, format_memory, hardware, versions
 from lib.course.notebooks import QUIET_KERNEL, ROOT, chapter_title, digest_of, split_overrides
-from lib.files import write_atomically
+from lib.files import claim, release, write_atomically
 
 RUNS = ROOT / "runs"
 
@@ -112,13 +112,16 @@ def new_run(
     When a run is continued, a chapter that passed from the same sources is kept. The others are run again, with their
     out_dir as it was left, so that training continues from its checkpoints.
 
-    Raises ValueError for settings that no chapter can take, or an `out` that holds something else; OSError if it
-    cannot be written. This happens before anything is trained.
+    Raises ValueError for settings that no chapter can take, or an `out` that holds something else or in which another
+    process is at work; OSError if it cannot be written. This happens before anything is trained.
     """
     overrides = overrides or {}
     split = split_overrides(chapters, profile, overrides)
     folder = (out or RUNS / datetime.now().strftime("%Y-%m-%d_%H-%M-%S")).absolute()
     run = Run(folder, profile, seed, device, overrides)
+    with suppress(OSError):  # to save the record will say so
+        folder.mkdir(parents=True, exist_ok=True)
+        claim(folder, "wait until it is done, or choose another folder")
     if folder.is_dir() and any(folder.iterdir()):
         if not (folder / "run.json").exists():
             raise ValueError(f"{folder} holds something else than a run; choose an empty folder or a new one")
@@ -191,6 +194,7 @@ def execute(run: Run, watch: Callable[[Chapter], None] = lambda chapter: None) -
         run.status = "interrupted"
     run.seconds += time.monotonic() - began
     run.save()
+    release(run.folder)
 
 
 class _Worker:

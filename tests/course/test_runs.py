@@ -9,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from pathlib import Path
 
 import nbformat
 import psutil
@@ -309,3 +310,25 @@ def test_an_equation_that_cannot_be_converted_stays_readable():
 def test_times_and_sizes_for_people():
     assert [machine.format_seconds(seconds) for seconds in (9.9, 75, 3725)] == ["0:09", "1:15", "1:02:05"]
     assert [machine.format_memory(size) for size in (5 * 2**20, 3 * 2**29)] == ["5 MiB", "1.5 GiB"]
+
+
+def test_a_second_process_does_not_enter_a_folder_at_work(course, tmp_path):
+    path = course("01_points", "x = 1")
+    out = tmp_path / "out"
+    code = (
+        "import pathlib, sys; from lib.course import runs; "
+        f"runs.new_run([pathlib.Path({str(path)!r})], out=pathlib.Path({str(out)!r})); print('begun')"
+    )
+
+    def second() -> str:
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path.cwd())
+        return (done.stdout or done.stderr).strip().splitlines()[-1]
+
+    run = runs.new_run([path], out=out)
+    assert (
+        second() == f"ValueError: another process is at work in {out}; wait until it is done, or choose another folder"
+    )
+    assert runs.new_run([path], out=out).status == "running", "this process may take it up"
+    runs.execute(run)
+    assert second() == "begun"
+    assert runs.new_run([path], out=out).chapters[0].status == "passed", "and a process that ended is no obstacle"
