@@ -172,7 +172,6 @@ def fit(
             optimizer.zero_grad()
             accelerator.backward(terms["loss"])
         done = step + 1
-        done = step + 1
         finite = _finite_gradient(optimizer)
         if device.type == "cuda":
             lost = lost | ~finite
