@@ -16,13 +16,12 @@ from lib.exercises.properties import (
     finite,
     gradient_of,
     has_derivative,
-    has_gradient,
     near,
     one_of,
     shape,
     tensor,
 )
-from lib.geometry import rotations
+from lib.geometry import mesh, rotations
 from lib.geometry.image_plane import foreground_distance
 from lib.losses.silhouette import distance_loss
 from lib.rendering import reference
@@ -70,7 +69,7 @@ POINT_OUTSIDE = Exercise(
 )
 
 
-# --- 4.B: the depth halfway in the image --------------------------------------------------------------------
+# --- 4.B: the depth halfway up the image --------------------------------------------------------------------
 
 
 def depths(generator):
@@ -101,7 +100,7 @@ def as_projected(answer, generator):
     def at(share):
         return x[0] + share * (x[1] - x[0]), front + share * (back - front)
 
-    # Walk along the floor until the point is seen halfway in the image: the share is found by halving.
+    # Walk along the floor until the point is seen in the middle of the image: the share is found by halving.
     low, high = 0.0, 1.0
     sign = 1 if x[1] / back > x[0] / front else -1
     for _ in range(60):
@@ -123,7 +122,7 @@ HALFWAY = Exercise(
         "what a camera sees": as_projected,
     },
     hints=(
-        "Halfway in the image both weights are one half. Put them into the formula for z.",
+        "In the middle of the image both weights w are one half. Put them into the formula for z.",
         "1 / z is the mean of 1 / near and 1 / far.",
     ),
     wrong={
@@ -409,7 +408,10 @@ def derivative_by_differences(answer, generator):
 
 @cache
 def disc_on_trial():
-    """Section 4.9's trial: a disc, its faces, the mask it should have, and the true gradient, all made here."""
+    """What section 4.9 compares gradients on: a disc, its faces, the mask it should have, and the judge (14, 2).
+
+    The judge is the gradient by finite differences of the mask of covered shares.
+    """
     count, size, fine = 14, 32, 32
     angle = torch.arange(count) * 2 * math.pi / count
     rim = torch.stack([0.45 * angle.cos() - 0.1, 0.45 * angle.sin(), 0 * angle], -1)
@@ -421,25 +423,25 @@ def disc_on_trial():
 
     wanted = coverage(disc * torch.tensor([0.9, 1.3, 1.0]) + torch.tensor([0.15, 0.1, 0.0]))
     step = 0.25 * 2 / size
-    truth = torch.zeros(count, 2)
+    judge = torch.zeros(count, 2)
     for vertex in range(count):
         for axis in range(2):
             nudge = torch.zeros_like(disc)
             nudge[vertex, axis] = step
             ahead, behind = ((coverage(disc + sign * nudge) - wanted).square().mean() for sign in (1, -1))
-            truth[vertex, axis] = (ahead - behind) / (2 * step)
-    return disc, faces, wanted, truth
+            judge[vertex, axis] = (ahead - behind) / (2 * step)
+    return disc, faces, wanted, judge
 
 
 def points_the_right_way(answer, generator):
-    disc, faces, wanted, truth = disc_on_trial()
+    disc, faces, wanted, judge = disc_on_trial()
 
     def loss(verts):
         return (tensor(answer(verts, faces, 32, 0.015), "the mask", (32, 32)) - wanted).square().mean()
 
-    gradient = gradient_of(loss, disc, "the mask")[: len(truth), :2]
-    cosine = F.cosine_similarity(gradient.flatten(), truth.flatten(), dim=0)
-    return between(cosine, 0.98, 1.0, "on the disc of 4.9, with width 0.015: the cosine with the true gradient")
+    gradient = gradient_of(loss, disc, "the mask")[: len(judge), :2]
+    cosine = F.cosine_similarity(gradient.flatten(), judge.flatten(), dim=0)
+    return between(cosine, 0.98, 1.0, "on the disc of 4.9, with width 0.015: the cosine with the judge")
 
 
 PLAIN_DISTANCE = Exercise(
@@ -455,7 +457,7 @@ PLAIN_DISTANCE = Exercise(
         "covered unless all faces miss": two_faces,
         "a pixel on an edge has a finite gradient": pixel_on_the_edge,
         "the gradient of finite differences": derivative_by_differences,
-        "the trial of 4.9: cosine above 0.98": points_the_right_way,
+        "cosine with the judge of 4.9 above 0.98": points_the_right_way,
     },
     hints=(
         "Take the root of `distance` before its sign is set.",
@@ -476,98 +478,110 @@ PLAIN_DISTANCE = Exercise(
 )
 
 
-# --- 4.4: the Neural Mesh Renderer on the job ---------------------------------------------------------------
+# --- 4.4: a score that sees a ruined leg --------------------------------------------------------------------
 
 
-def projected_horse(generator, shift=0.0):
-    """The template from a random side, (1, V, 3), and its faces."""
-    template = creatures.template("quadruped")
-    azimuth = 2 * math.pi * torch.rand(1, generator=generator)
-    turn = rotations.view_rotation(azimuth, torch.zeros(1))[0]
-    return 0.5 * (template.verts @ turn.T)[None] + torch.tensor([shift, 0.0, 0.0]), template.faces
+def bent_template(generator):
+    """The template with vertices moved at random, the template itself, and the ends of its edges (E, 2)."""
+    rest = creatures.template("quadruped").verts
+    moved = rest * (1 + 0.2 * torch.rand(3, generator=generator))
+    return moved + 0.01 * torch.randn(rest.shape, generator=generator), rest, template_edges()
 
 
-def one_picture(answer, generator):
-    return shape(answer(projected_horse(generator)[0], 0.5), (1, 128, 128), "the mask")
+@cache
+def template_edges():
+    return mesh.edges(creatures.template("quadruped").faces)
 
 
-def only_zero_and_one(answer, generator):
-    verts, _ = projected_horse(generator)
-    mask = tensor(answer(verts, float(torch.rand(1, generator=generator))), "the mask").detach()
-    grey = ((mask > 1e-6) & (mask < 1 - 1e-6)).sum()
-    return near(grey, 0, "the number of grey pixels")
+def one_number_a_vertex(answer, generator):
+    return shape(answer(*bent_template(generator)), (642,), "the stretch")
 
 
-def area_of_the_horse(answer, generator):
-    verts, faces = projected_horse(generator)
-    area = rendering.rasterize(verts, faces, 128).mask.sum()
+def zero_for_a_rigid_motion(answer, generator):
+    _, rest, ends = bent_template(generator)
+    turn = rotations.random_rotations(1, generator=generator)[0]
     return near(
-        tensor(answer(verts, 0.0), "the mask", (1, 128, 128)).sum() / area,
-        1.0,
-        "the area, over that of the horse",
-        1e-3,
+        answer(rest @ turn.T + 0.3, rest, ends), torch.zeros(len(rest)), "the template, turned and shifted", 1e-3
     )
 
 
-def mask_has_a_gradient(answer, generator):
-    verts, _ = projected_horse(generator)
-    weights = torch.rand(1, 128, 128, generator=generator)
-
-    def loss(moved):
-        return (tensor(answer(moved, 0.5), "the mask", (1, 128, 128)) - weights).square().mean()
-
-    return has_gradient(loss, verts, "the mask")
+def larger_and_smaller(answer, generator):
+    _, rest, ends = bent_template(generator)
+    ones = torch.ones(len(rest))
+    wrong = near(answer(2 * rest, rest, ends), ones, "the template twice as large", 1e-3)
+    return wrong or near(answer(0.25 * rest, rest, ends), 0.75 * ones, "the template a quarter as large", 1e-3)
 
 
-def feels_a_far_target(answer, generator):
-    verts, faces = projected_horse(generator, shift=-0.45)
-    target = rendering.rasterize(verts + torch.tensor([1.1, 0.0, 0.0]), faces, 128).mask.float()
-    pulls = []
-    for wanted in (target, torch.zeros_like(target)):
-
-        def loss(moved, wanted=wanted):
-            return (tensor(answer(moved, 1.0), "the mask", (1, 128, 128)) - wanted).square().mean()
-
-        pulls.append(-gradient_of(loss, verts, "the mask")[..., 0].sum())
-    return between(pulls[0] - pulls[1], 1e-3, math.inf, "the pull of a target to the right, 1.1 away")
+def one_long_edge(answer, generator):
+    """A path of four vertices; its middle edge becomes longer, its last one shorter."""
+    rest = torch.tensor([[0.0, 0, 0], [1, 0, 0], [2, 0, 0], [3, 0, 0]])
+    now = torch.tensor([[0.0, 0, 0], [1, 0, 0], [2.5, 0, 0], [3.25, 0, 0]])
+    ends = torch.tensor([[0, 1], [1, 2], [2, 3]])
+    return near(answer(now, rest, ends), torch.tensor([0.0, 0.5, 0.5, 0.25]), "lengths 1, 1, 1 become 1, 1.5, 0.75")
 
 
-def soft_mask(verts, progress):
-    return rendering.silhouette(verts, creatures.template("quadruped").faces, 128, 10 ** (-3 - 2 * progress))
+def as_vertex_by_vertex(answer, generator):
+    now, rest, ends = bent_template(generator)
+    change = (edge_lengths(now, ends) / edge_lengths(rest, ends) - 1).abs()
+    expected = torch.stack([change[(ends == vertex).any(1)].max() for vertex in range(0, len(rest), 40)])
+    return near(
+        tensor(answer(now, rest, ends), "the stretch", (642,))[::40], expected, "a bent horse, each 40th vertex"
+    )
 
 
-def hard_mask(verts, progress):
-    return rendering.rasterize(verts, creatures.template("quadruped").faces, 128).mask.float()
+def edge_lengths(points, ends):
+    return (points[ends[:, 0]] - points[ends[:, 1]]).norm(dim=-1)
 
 
-def nmr_mask(verts, progress, size=128):
-    return rendering.silhouette(verts, creatures.template("quadruped").faces, size, gradient="nmr")
+def spread(change, ends, count, reduce="amax", both=True):
+    """Give each vertex the largest (or another mean of the) change of its edges."""
+    change, index = (change.repeat(2), ends.T.flatten()) if both else (change, ends[:, 0])
+    return torch.zeros(count).scatter_reduce(0, index, change, reduce, include_self=False)
 
 
-NMR_ON_THE_JOB = Exercise(
+def relative_change(verts, rest, ends):
+    return edge_lengths(verts, ends) / edge_lengths(rest, ends) - 1
+
+
+VERTEX_STRETCH = Exercise(
     "4.4",
-    "Fit with the ramp of the Neural Mesh Renderer",
-    kind="experiment",
-    minutes=15,
+    "A score that sees a ruined leg",
+    kind="code",
+    minutes=25,
     seconds=60,
     checks={
-        "one picture of 128²": one_picture,
-        "only 0 and 1": only_zero_and_one,
-        "the area of the horse": area_of_the_horse,
-        "a gradient comes back": mask_has_a_gradient,
-        "it feels a far target": feels_a_far_target,
+        "one number for each vertex": one_number_a_vertex,
+        "zero where the mesh has only moved": zero_for_a_rigid_motion,
+        "longer counts, and so does shorter": larger_and_smaller,
+        "the largest change, at both ends of an edge": one_long_edge,
+        "as vertex by vertex": as_vertex_by_vertex,
     },
     hints=(
-        "Section 4.7 ends with the call that you need.",
-        'rendering.silhouette(points, faces, 128, gradient="nmr"); nothing here depends on `progress`.',
+        "First one number for each edge: |length now / length at rest − 1|.",
+        "Start with zeros, one for each vertex. Each edge gives its number to both of its ends, and the largest stays.",
+        'torch.zeros(V).scatter_reduce(0, index, values, "amax") does it; `edges.T.flatten()` are the ends, '
+        "first all first ones, then all second ones, so `values` must be repeated.",
     ),
     wrong={
-        "the soft mask": soft_mask,
-        "the hard mask without a gradient": hard_mask,
-        "the soft mask, cut": lambda verts, progress: (soft_mask(verts, progress) > 0.5).float(),
-        "the background": lambda verts, progress: 1 - nmr_mask(verts, progress),
-        "half the size": lambda verts, progress: nmr_mask(verts, progress, 64),
-        "no batch": lambda verts, progress: nmr_mask(verts, progress)[0],
+        "the mean": lambda verts, rest, ends: spread(relative_change(verts, rest, ends).abs(), ends, len(rest), "mean"),
+        "longer only": lambda verts, rest, ends: spread(
+            relative_change(verts, rest, ends).clamp(min=0), ends, len(rest)
+        ),
+        "without absolute value": lambda verts, rest, ends: spread(relative_change(verts, rest, ends), ends, len(rest)),
+        "one end only": lambda verts, rest, ends: spread(
+            relative_change(verts, rest, ends).abs(), ends, len(rest), both=False
+        ),
+        "not relative": lambda verts, rest, ends: spread(
+            (edge_lengths(verts, ends) - edge_lengths(rest, ends)).abs(), ends, len(rest)
+        ),
+        "relative to the length now": lambda verts, rest, ends: spread(
+            relative_change(rest, verts, ends).abs(), ends, len(rest)
+        ),
+        "squared lengths": lambda verts, rest, ends: spread(
+            ((edge_lengths(verts, ends) / edge_lengths(rest, ends)).square() - 1).abs(), ends, len(rest)
+        ),
+        "how far the vertices moved": lambda verts, rest, ends: (verts - rest).norm(dim=-1),
+        "one number for each edge": lambda verts, rest, ends: relative_change(verts, rest, ends).abs(),
     },
 )
 
@@ -678,10 +692,10 @@ def others_stay(answer, generator):
     return near(swung[~moving], verts[~moving], "vertices of the body")
 
 
-def hoof_goes_back(answer, generator):
+def hoof_goes_forward(answer, generator):
     hinge = torch.rand(3, generator=generator)
     hoof = hinge + torch.tensor([[0.0, -1.0, 0.0]])
-    expected = hinge + torch.tensor([[-0.5, -math.sqrt(0.75), 0.0]])
+    expected = hinge + torch.tensor([[0.5, -math.sqrt(0.75), 0.0]])
     swung = answer(hoof, hinge, torch.tensor([True]), 30.0)
     return near(tensor(swung, "the hoof") - hinge, expected - hinge, "a hoof straight below the hinge, by 30 degrees")
 
@@ -702,20 +716,20 @@ def sideways_stays(answer, generator):
 
 
 def turned_leg(verts, hinge, moving, degrees, axis=(0.0, 0.0, 1.0), unit=math.pi / 180, around=None):
-    rotation = rotations.axis_angle_to_matrix(-degrees * unit * torch.tensor(axis))
+    rotation = rotations.axis_angle_to_matrix(degrees * unit * torch.tensor(axis))
     around = hinge if around is None else around
     return torch.where(moving[:, None], (verts - around) @ rotation.T + around, verts)
 
 
 SWING_A_LEG = Exercise(
     "4.6",
-    "Swing a leg out of the local minimum",
+    "Is one leg enough?",
     kind="experiment",
     minutes=25,
     checks={
         "by 0 degrees nothing moves": zero_degrees,
         "the body stays": others_stay,
-        "a positive angle takes the hoof back, to −x": hoof_goes_back,
+        "a positive angle takes the hoof forward, to +x": hoof_goes_forward,
         "the leg stays stiff": leg_stays_stiff,
         "nothing moves sideways": sideways_stays,
     },
@@ -723,11 +737,11 @@ SWING_A_LEG = Exercise(
         "A rotation about the hinge: subtract the hinge, rotate, add it again. torch.where keeps the body.",
         "The axis of rotation is z, across the body. rotations.axis_angle_to_matrix takes a vector: axis times angle, "
         "the angle in radians.",
-        "Seen from +z, with x to the right and y up, a positive angle turns x towards y: it takes a hoof below the "
-        "hinge forwards, to +x. So the angle is −degrees.",
+        "Rows of `verts` are points: (verts − hinge) @ rotation.T + hinge. Seen from +z, with x to the right and y up, "
+        "a positive angle turns x towards y; so it takes a hoof below the hinge to +x.",
     ),
     wrong={
-        "forwards": lambda verts, hinge, moving, degrees: turned_leg(verts, hinge, moving, -degrees),
+        "backward": lambda verts, hinge, moving, degrees: turned_leg(verts, hinge, moving, -degrees),
         "radians": lambda verts, hinge, moving, degrees: turned_leg(verts, hinge, moving, degrees, unit=1.0),
         "about the origin": lambda verts, hinge, moving, degrees: turned_leg(
             verts, hinge, moving, degrees, around=torch.zeros(3)
@@ -739,7 +753,7 @@ SWING_A_LEG = Exercise(
             verts, hinge, torch.ones_like(moving), degrees
         ),
         "a shift": lambda verts, hinge, moving, degrees: (
-            verts - moving[:, None] * math.sin(math.radians(degrees)) * torch.tensor([1.0, 0.0, 0.0])
+            verts + moving[:, None] * math.sin(math.radians(degrees)) * torch.tensor([1.0, 0.0, 0.0])
         ),
         "moved to the hinge": lambda verts, hinge, moving, degrees: torch.where(
             moving[:, None], turned_leg(verts, hinge, moving, degrees) - hinge, verts
@@ -755,7 +769,7 @@ EXERCISES = [
     WEIGHT_GRADIENTS,
     RAMP,
     PLAIN_DISTANCE,
-    NMR_ON_THE_JOB,
+    VERTEX_STRETCH,
     PULL_FROM_AFAR,
     SWING_A_LEG,
 ]
