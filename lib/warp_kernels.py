@@ -97,7 +97,7 @@ def cuda_problem(device: torch.device | str = "cuda") -> str | None:
         found = f"driver found: CUDA {driver}; Warp built with CUDA {toolkit}"
         build = f"the +cu12 wheel of warp-lang {wp.__version__} from its releases"
         return f"Warp finds no GPU that it can use ({found}); update the NVIDIA driver, or install {build}"
-    here = wp.device_from_torch(torch.device(device))
+    here = wp.device_from_torch(str(device))  # of a torch.device("cuda") it would want the number
     oldest = min(wp.get_cuda_supported_archs())
     if here.arch < oldest:
         return f"{here.name} is sm_{here.arch}, and Warp's compiler begins at sm_{oldest}; use a newer GPU, or the CPU"

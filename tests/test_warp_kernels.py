@@ -60,9 +60,15 @@ def test_an_old_driver_and_an_old_gpu_are_named_in_a_sentence(monkeypatch) -> No
     )
     monkeypatch.setattr(wp, "is_cuda_available", lambda: True)
     for arch, problem in ((70, "V100 is sm_70, and Warp's compiler begins at sm_75; use a newer GPU"), (80, None)):
-        monkeypatch.setattr(wp, "device_from_torch", lambda _, arch=arch: SimpleNamespace(arch=arch, name="V100"))
-        found = warp_kernels.cuda_problem("cuda:0")
-        assert found is None if problem is None else problem in found
+
+        def device_from_torch(device, arch=arch):
+            assert isinstance(device, str)  # Warp knows "cuda" only as a string, and a torch.device by its number
+            return SimpleNamespace(arch=arch, name="V100")
+
+        monkeypatch.setattr(wp, "device_from_torch", device_from_torch)
+        for device in ("cuda", "cuda:0", torch.device("cuda")):
+            found = warp_kernels.cuda_problem(device)
+            assert found is None if problem is None else problem in found
     monkeypatch.setattr(warp_kernels, "cuda_problem", lambda device: "no")
     with pytest.raises(RuntimeError, match=r"^no$"):
         kernels._loaded(torch.float32, torch.device("cuda:7"))
