@@ -25,7 +25,7 @@ def set_seed(seed: int) -> None:
 
 
 def pick_device(device: str = "auto") -> torch.device:
-    """The device to compute on: "auto" takes CUDA where PyTorch and Warp can use it, else the CPU.
+    """Choose the device to compute on: "auto" takes CUDA if PyTorch and Warp can use it, otherwise the CPU.
 
     Raises ValueError for a device this machine does not have, or one that is neither a CPU nor CUDA.
     """

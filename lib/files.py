@@ -1,4 +1,4 @@
-"""Writing files completely or not at all, and one process at a time where two would spoil each other's work."""
+"""Writing files completely or not at all, and claiming files and folders for one process at a time."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ _claims: dict[Path, int] = {}
 def claim(path: str | Path, remedy: str) -> None:
     """Keep other processes from this file or folder until `release`, or until this process ends, however it ends.
 
-    The claim is a lock of the operating system, so a process that was killed leaves none behind. Where the system or
-    the file system has no such locks, everybody gets the claim.
+    The claim is a lock of the operating system, so a process that was killed leaves none behind. If the system or the
+    file system has no such locks, every process gets the claim.
 
-    Raises ValueError, with the remedy, where another process has the claim; OSError where the file cannot be written.
+    Raises ValueError, with the remedy, if another process has the claim; OSError if the file cannot be written.
     """
     path = Path(path).resolve()
     if fcntl is None or path in _claims:
@@ -63,7 +63,7 @@ def claim(path: str | Path, remedy: str) -> None:
     except BlockingIOError:
         os.close(descriptor)
         raise ValueError(f"another process is at work in {path}; {remedy}") from None
-    except OSError:  # a network's file system without locks
+    except OSError:  # a network file system without locks
         pass
     _claims[path] = descriptor
 

@@ -71,46 +71,46 @@ def fit(
 ) -> dict[str, list[float]]:
     """Train `model` for `steps` steps of gradient descent: the one training loop of the course.
 
-    loss_fn: `loss_fn(model, batch, step)` gives named scalars; the one named "loss" is descended, the
-        others are only recorded. Random augmentation belongs here: its random numbers are restored on resume.
+    loss_fn: `loss_fn(model, batch, step)` returns named scalars; the one named "loss" is minimised, the
+        others are only recorded. Put random augmentation here: its random numbers are restored on resume.
     data: a dict of tensors with one common first axis, or a Dataset whose items are dicts of tensors and
         depend on their index alone (so `workers` processes may load them). A batch is a dict of stacked tensors
         on `device`. On CUDA the dict's tensors are moved there once, unless they take more than half of its memory.
-    optimizer: Adam(`lr`) unless given; `parameter_groups` gives parts of a model rates of their own. schedule: a factor
-        of the learning rate(s) for every step, such as `warmup_cosine(steps)`.
+    optimizer: by default Adam(`lr`); `parameter_groups` gives parts of a model their own rates. schedule: a factor of
+        the learning rate(s) for every step, such as `warmup_cosine(steps)`.
     device: where to train; see `pick_device`. On CUDA, with `mixed_precision`, `model(…)` runs in bfloat16 and
-        returns float32, where the GPU has bfloat16 (since Ampere); what `loss_fn` computes outside of it, the model's
-        other methods included, stays in float32. Even without, convolutions round their factors to TF32
-        (`torch.backends.cudnn.allow_tf32`).
-    out_dir: where `<name>.checkpoint` is kept, atomically, every `checkpoint_every` steps and at the end;
-        called again with the same arguments, the run goes on from there, on the CPU to the very weights of a run
-        that was never stopped (CUDA adds in another order each time). Without it nothing is written, and the run
-        starts anew.
-    log_every: the history has one entry, the mean over the steps since the last one, for so many steps.
-    max_seconds: stop early, with a checkpoint, once the time is spent (the next call goes on).
-    watch: `watch(model, step)` looks at the result as it grows: before the first step (step 0), every `watch_every`
-        steps and at the end, with the model in evaluation mode and without gradients. Whatever it draws at random, the
-        training takes the same course as without it. A run that goes on from a checkpoint is watched from there on.
+        returns float32, if the GPU has bfloat16 (since Ampere). All that `loss_fn` computes outside of it stays in
+        float32, also the model's other methods. Even without `mixed_precision`, convolutions round their factors to
+        TF32 (`torch.backends.cudnn.allow_tf32`).
+    out_dir: folder of `<name>.checkpoint`, written atomically every `checkpoint_every` steps and at the end. Called
+        again with the same arguments, the run continues from there. On the CPU it reaches exactly the weights of a
+        run that was never stopped (CUDA adds in another order each time). Without `out_dir` nothing is written, and
+        the run starts anew.
+    log_every: every so many steps, append the mean since the last entry to the history.
+    max_seconds: stop early, with a checkpoint, when this time is over (the next call continues).
+    watch: `watch(model, step)` shows the result as it grows: it is called before the first step (step 0), every
+        `watch_every` steps and at the end, with the model in evaluation mode and without gradients. Random numbers that
+        it draws do not change the training. A run that continues from a checkpoint is watched from there on.
     workers: processes that load a Dataset; by default none on the CPU, and all cores but one on CUDA.
 
     Returns the history: {"step": […], "loss": […], …}, lists of equal length. The model is left in evaluation mode.
 
-    A step whose gradient is not finite is left out, with a warning; on CUDA, where to look at every step would make the
-    host wait, the run stops instead. With an `out_dir`, `loss_fn` is also called once at every checkpoint, and when one
-    is taken up, in evaluation mode: its value tells whether loss and data are still the same.
+    A step whose gradient is not finite is left out, with a warning. On CUDA the run stops instead, because the host
+    would have to wait in every step to look at the gradient. With an `out_dir`, `loss_fn` is also called once at every
+    checkpoint, and when a checkpoint is loaded, in evaluation mode: its value tells whether loss and data are still the
+    same.
 
-    Raises FloatingPointError where the loss, two gradients in a row or the weights stop being finite, before a
-    checkpoint is written; ValueError where `out_dir` holds the checkpoint of another run (another model, loss, data or
-    seed, or more steps) or only damaged ones, or another process is at work on it. What `lib`'s functions refuse in
-    `loss_fn` for its values, such as vertices that are NaN, they refuse on CUDA up to `log_every` steps later
-    (`checks.Deferred`).
+    Raises FloatingPointError, before a checkpoint is written, if the loss, two gradients in a row or the weights are no
+    longer finite; ValueError if `out_dir` holds the checkpoint of another run (another model, loss, data or seed, or
+    more steps) or only damaged ones, or if another process works in it. On CUDA, errors that `lib`'s functions raise in
+    `loss_fn` because of values, such as vertices that are NaN, come up to `log_every` steps later (`checks.Deferred`).
     """
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
 
     device = pick_device(str(device))
     AcceleratorState._reset_state(reset_partial_state=True)  # one process may train on one device, then on another
-    # PyTorch counts the emulation of bfloat16 on older GPUs as support: slow, and cuDNN cannot convolve with it.
+    # PyTorch also counts the emulation of bfloat16 on older GPUs, which is slow, and which cuDNN cannot use.
     bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     precision = "bf16" if mixed_precision and bf16 else "no"
     accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision=precision, device_placement=False)
@@ -204,7 +204,7 @@ def fit(
         due = done % checkpoint_every == 0 or done == steps or out_of_time
         if (checkpoint is not None and due) or done == steps:
             _check_weights(model, done)
-        # Not right after a step that was left out: should the next one fail too, the run is to begin before both.
+        # Write no checkpoint right after a step that was left out: if the next one fails too, continue before both.
         if checkpoint is not None and due and (left_out != step or done == steps):
             checkpoint.save(
                 {
@@ -227,7 +227,7 @@ def fit(
 
 
 def count_samples(data: dict[str, Tensor] | Dataset) -> int:
-    """How many samples there are. Raises TypeError or ValueError for data that `fit` cannot train on."""
+    """Count the samples. Raises TypeError or ValueError for data that `fit` cannot train on."""
     if isinstance(data, dict):
         for key, values in data.items():
             if not isinstance(values, Tensor) or values.ndim == 0:
@@ -250,7 +250,7 @@ def count_samples(data: dict[str, Tensor] | Dataset) -> int:
 
 
 def check_terms(terms: dict[str, Tensor]) -> dict[str, Tensor]:
-    """What a loss_fn returned. Raises TypeError or ValueError unless "loss" in it is one number with a gradient."""
+    """Return the terms of a loss_fn. Raises TypeError or ValueError unless "loss" is one number with a gradient."""
     if not isinstance(terms, dict) or "loss" not in terms:
         found = f"a dict of {', '.join(map(str, terms))}" if isinstance(terms, dict) else type(terms).__name__
         raise TypeError(f'loss_fn must return a dict of scalars with one called "loss", got {found}')
@@ -264,14 +264,14 @@ def check_terms(terms: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _finite_gradient(optimizer: torch.optim.Optimizer) -> Tensor:
-    """Whether all gradients are finite, as a tensor on their device."""
+    """Tell whether all gradients are finite, as a tensor on their device."""
     parameters = (parameter for group in optimizer.param_groups for parameter in group["params"])
     norms = torch._foreach_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
     return torch.stack([norm.float() for norm in norms]).isfinite().all()
 
 
 def _check_weights(model: nn.Module, step: int) -> None:
-    """Raise FloatingPointError where a parameter is not finite, or a buffer NaN: nobody could go on from there."""
+    """Raise FloatingPointError if a parameter is not finite, or a buffer NaN: no run could continue from there."""
     values = [parameter.detach().isfinite().all() for parameter in model.parameters()]
     values += [~buffer.isnan().any() for buffer in model.buffers() if buffer.is_floating_point()]
     if values and not torch.stack(values).all():
@@ -287,9 +287,9 @@ def _probe(
     step: int,
     twice: bool = False,
 ) -> tuple[str, float] | None:
-    """The kind of device and the loss of the first samples, in evaluation mode; the training does not notice.
+    """Compute the loss of the first samples in evaluation mode, and the kind of device; the training is not changed.
 
-    None where the loss cannot be had so, or, looked at `twice`, is another each time.
+    Returns None if the loss cannot be computed so or, computed `twice`, is different each time.
     """
     random_numbers, was_training = random_state(device), model.training
     model.eval()
@@ -304,7 +304,7 @@ def _probe(
                 batch = default_collate([data[index] for index in indices.tolist()])
                 batch = {name: values.to(device) for name, values in batch.items()}
             found.append(float(loss_fn(model, batch, step)["loss"].detach()))
-    except Exception:  # the loss_fn's own; training will meet it, if it is one
+    except Exception:  # an error of the loss_fn; the training will raise it, too, if it matters
         return None
     finally:
         model.train(was_training)
@@ -314,7 +314,7 @@ def _probe(
 
 
 def _look(watch: Callable[[nn.Module, int], None], model: nn.Module, step: int, device: torch.device) -> None:
-    """Call `watch` between two steps, so that the training does not notice."""
+    """Call `watch` between two steps without changing the training."""
     state = random_state(device)
     model.eval()
     with torch.no_grad():
@@ -338,11 +338,11 @@ def warmup_cosine(steps: int, warmup: int = 20, last: float = 0.05) -> Callable[
 
 
 def parameter_groups(model: nn.Module, lr: float, **rates: float) -> list[dict]:
-    """Split a model's parameters into groups for an optimiser: the named parts at rates of their own, the rest at `lr`.
+    """Split a model's parameters into groups for an optimiser: named parts with their own rates, the others with `lr`.
 
     rates: the rate of each part, which is a submodule or a parameter of the model by its name:
         `torch.optim.Adam(parameter_groups(model, 1e-3, offset_head=3e-4, mean_half=1e-2))`. A part without parameters
-        adds no group. Where parts lie within each other, the longest name counts.
+        adds no group. If one part lies within another, the longest name counts.
 
     Raises ValueError for a part that the model lacks.
     """
@@ -358,10 +358,10 @@ def parameter_groups(model: nn.Module, lr: float, **rates: float) -> list[dict]:
 
 
 def batch_order(samples: int, batch_size: int, seed: int, start: int, stop: int) -> Iterator[Int[Tensor, "B"]]:
-    """The samples of the batches of steps `start` … `stop` − 1.
+    """Yield the samples of the batches of steps `start` … `stop` − 1.
 
-    Every epoch is a fresh permutation, cut into batches; what does not fill a batch is left out. The order is a
-    function of seed and step alone, so a resumed run sees what an unbroken one would have seen.
+    Every epoch is a new permutation, cut into batches; samples that do not fill a batch are left out. The order
+    depends on seed and step alone, so a resumed run sees the same batches as a run that was never stopped.
     """
     per_epoch = max(samples // batch_size, 1)
     current = None
@@ -376,7 +376,7 @@ def batch_order(samples: int, batch_size: int, seed: int, start: int, stop: int)
 def load_batches(
     data: dict[str, Tensor] | Dataset, order: Iterator[Int[Tensor, "B"]], device: torch.device, workers: int | None
 ) -> Iterator[dict[str, Tensor]]:
-    """The batches of `data` in this order, on `device`, where the host need not wait for any of them."""
+    """Yield the batches of `data` in this order, on `device`; the host need not wait for any of them."""
     cuda = device.type == "cuda"
     if isinstance(data, dict):
         if cuda and sum(values.nbytes for values in data.values()) < torch.cuda.mem_get_info(device)[0] / 2:
@@ -387,14 +387,14 @@ def load_batches(
             yield {name: _move(values, device) for name, values in batch.items()}
         return
     if workers is None:
-        # Where processes are not forked, a data set must be of a class that they can import.
+        # If processes are started by another method than fork, they must be able to import the data set's class.
         workers = max((os.cpu_count() or 1) - 1, 0) if cuda and get_start_method() == "fork" else 0
     loader = DataLoader(
         data,
         batch_sampler=(indices.tolist() for indices in order),
         num_workers=workers,
         pin_memory=cuda,
-        generator=torch.Generator(),  # of its own: the loader must not draw from the model's random numbers
+        generator=torch.Generator(),  # its own one: the loader must not use up the model's random numbers
     )
     for batch in loader:
         if not isinstance(batch, dict):
@@ -403,15 +403,15 @@ def load_batches(
 
 
 def _move(values: Tensor, device: torch.device) -> Tensor:
-    """The values on `device`, copied from memory that the device reads by itself while the host goes on."""
+    """Copy the values to `device`, from memory that the device reads by itself while the host goes on."""
     pinned = device.type == "cuda" and not values.is_cuda
     return values.pin_memory().to(device, non_blocking=True) if pinned else values.to(device)
 
 
 class Progress:
-    """Steps done, loss and time left: a widget in a live notebook, a line on a terminal, else silent.
+    """Display of steps done, loss and time left: a widget in a live notebook, a line on a terminal, nothing elsewhere.
 
-    path: also a small JSON file, renewed every few seconds, for who watches a headless run.
+    path: also write a small JSON file every few seconds, for those who watch a headless run.
     """
 
     def __init__(self, start: int, steps: int, path: Path | None = None) -> None:
@@ -420,7 +420,7 @@ class Progress:
         self.start, self.steps, self.path = start, steps, path
         self.began = self.written = time.monotonic()
         options = {"total": steps, "initial": start, "unit": "step"}
-        if "JPY_SESSION_NAME" in os.environ:  # set for the kernels that a person's Jupyter server starts
+        if "JPY_SESSION_NAME" in os.environ:  # a Jupyter server sets it for the kernels that a person starts
             from tqdm.notebook import tqdm as widget
 
             self.bar = widget(**options)
@@ -443,17 +443,17 @@ class Progress:
 
 
 def random_state(device: torch.device) -> dict:
-    """The state of the random number generators of the CPU and of `device`, as plain numbers and tensors."""
+    """Return the state of the random number generators of the CPU and of `device`, as plain numbers and tensors."""
     kind, keys, *rest = np.random.get_state()  # noqa: NPY002
     state = {"python": random.getstate(), "numpy": (kind, torch.from_numpy(keys.astype(np.int64)), *rest)}
     state["torch"] = torch.get_rng_state()
-    if device.type == "cuda":  # elsewhere to ask for it would start CUDA
+    if device.type == "cuda":  # otherwise the question alone would start CUDA
         state["cuda"] = torch.cuda.get_rng_state(device)
     return state
 
 
 def restore_random_state(state: dict, device: torch.device) -> None:
-    """Put back what `random_state` returned; on CUDA also what another GPU's run did."""
+    """Restore the state that `random_state` returned; on CUDA also one from a run on another GPU."""
     random.setstate(state["python"])
     kind, keys, *rest = state["numpy"]
     np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))  # noqa: NPY002
@@ -463,9 +463,9 @@ def restore_random_state(state: dict, device: torch.device) -> None:
 
 
 class Checkpoint:
-    """The last two checkpoints of one run: `<name>.checkpoint` and, should that be damaged, `<name>.previous`.
+    """The last two checkpoints of one run: `<name>.checkpoint`, and `<name>.previous` in case the first is damaged.
 
-    run: numbers that identify the run; a checkpoint with others is refused rather than continued.
+    run: numbers that identify the run; a checkpoint with other numbers is refused.
     """
 
     def __init__(self, out_dir: str | Path, name: str, run: dict) -> None:
@@ -474,7 +474,7 @@ class Checkpoint:
         self.run = run
 
     def save(self, state: dict) -> None:
-        """Write `state` whole or not at all; the checkpoint before it is kept as the previous one."""
+        """Write `state` completely or not at all; keep the checkpoint before it as the previous one."""
         buffer = io.BytesIO()
         torch.save({**state, "run": self.run}, buffer)
         if self.newest.exists() and is_whole(self.newest):
@@ -482,11 +482,11 @@ class Checkpoint:
         write_atomically(self.newest, buffer.getvalue())
 
     def load(self) -> dict | None:
-        """The newest checkpoint that is whole, on the CPU, or None where there is none at all.
+        """Load the newest undamaged checkpoint, onto the CPU; return None if there is no checkpoint at all.
 
-        On the CPU, for the states of random number generators and an optimiser's counts of steps belong there.
+        The states of random number generators and an optimiser's counts of steps belong on the CPU.
 
-        Raises ValueError where it belongs to another run, or where all that is there is damaged.
+        Raises ValueError if it belongs to another run, or if all checkpoints are damaged.
         """
         there = [path for path in (self.newest, self.previous) if path.exists()]
         for path in there:
@@ -514,7 +514,7 @@ class Checkpoint:
 
 
 def is_whole(path: str | Path) -> bool:
-    """Whether a file written by `torch.save` is complete and unaltered (its checksums hold)."""
+    """Tell whether a file written by `torch.save` is complete and unchanged (by its checksums)."""
     try:
         with zipfile.ZipFile(path) as archive:
             return archive.testzip() is None

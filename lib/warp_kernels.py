@@ -47,9 +47,9 @@ def _init_quietly() -> None:
 
 
 def _init_with_a_cache() -> None:
-    """Start Warp with its cache of compiled kernels where it wants it, else, without a home to write to, elsewhere.
+    """Start Warp with its cache of compiled kernels in the home folder, or elsewhere if that cannot be written.
 
-    The home of a container or of a shared server may be read-only, and that of a full quota is.
+    The home folder of a container or of a shared server may be read-only, or its quota may be used up.
     """
     try:
         wp.init()
@@ -65,7 +65,7 @@ def _init_with_a_cache() -> None:
 
 
 def _temporary_cache() -> Path:
-    """A folder among the temporary ones, the same every time for one user, and nobody else's."""
+    """Make a temporary folder, the same every time for one user, which no other user can write to."""
     user = os.getuid() if hasattr(os, "getuid") else "user"
     folder = Path(tempfile.gettempdir()) / f"course3d-kernels-{user}"
     try:

@@ -19,7 +19,7 @@ from lib.files import write_atomically
 # Limits that the quick profile promises for a chapter on two CPU cores.
 QUICK_SECONDS, QUICK_MEMORY = 120, 2 * 2**30
 
-# Where `benchmarks/first_gpu.py` leaves its numbers, a file for each card.
+# Folder of the numbers that `benchmarks/first_gpu.py` writes, a file for each card.
 GPUS = ROOT / "benchmarks" / "gpus"
 
 ERROR_MARKER_TAG = "papermill-error-cell-tag"
@@ -111,7 +111,7 @@ def over_budget(run: Run, chapter: Chapter) -> str:
     if run.profile != "quick":
         return ""
     parts = []
-    # Beside another chapter each takes longer than alone.
+    # Two chapters at a time take longer than each of them alone.
     if run.jobs == 1 and chapter.seconds > QUICK_SECONDS:
         parts.append(f"over {QUICK_SECONDS} s")
     on_gpu = run.device != "cpu" and run.hardware.get("gpu", "none") != "none"
@@ -203,7 +203,7 @@ def _machine_table(run: Run) -> str:
 
 
 def _gpu_tables() -> str:
-    """What `benchmarks/first_gpu.py` measured on GPUs, a table for each; empty where it never ran on one."""
+    """Tables of the numbers that `benchmarks/first_gpu.py` measured, one for each GPU; empty if it never ran on one."""
     parts = []
     for path in sorted(GPUS.glob("*.json")):
         found = json.loads(path.read_text(encoding="utf-8"))

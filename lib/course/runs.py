@@ -119,7 +119,7 @@ def new_run(
     split = split_overrides(chapters, profile, overrides)
     folder = (out or RUNS / datetime.now().strftime("%Y-%m-%d_%H-%M-%S")).absolute()
     run = Run(folder, profile, seed, device, overrides)
-    with suppress(OSError):  # to save the record will say so
+    with suppress(OSError):  # saving the record raises the error
         folder.mkdir(parents=True, exist_ok=True)
         claim(folder, "wait until it is done, or choose another folder")
     if folder.is_dir() and any(folder.iterdir()):
@@ -158,10 +158,10 @@ def latest_run() -> Path:
 
 
 def execute(run: Run, watch: Callable[[Chapter], None] = lambda chapter: None) -> None:
-    """Execute the waiting chapters of a run, `run.jobs` at a time, each in a kernel of its own.
+    """Execute the waiting chapters of a run, `run.jobs` at a time, each in its own kernel.
 
-    With several jobs the cores are shared out: each kernel's libraries use so many threads that together they use all.
-    A chapter that fails does not stop the others. Ctrl-C stops the run; what is done is kept and marked.
+    With several jobs the cores are divided among the kernels: each kernel's libraries use an equal number of threads.
+    A chapter that fails does not stop the others. Ctrl-C stops the run; finished chapters are kept and marked.
     `watch` is called with a chapter at every change and several times a second.
 
     Raises OSError if the record itself can no longer be written.
@@ -171,7 +171,7 @@ def execute(run: Run, watch: Callable[[Chapter], None] = lambda chapter: None) -
     stopped, began = False, time.monotonic()
     # Papermill would change the folder for each notebook and back again, which two threads must not do.
     with _threads_shared_out(min(run.jobs, len(waiting))), chdir(notebooks.NOTEBOOKS):
-        # Not `Thread.join`: interrupted by Ctrl-C, it may take the thread for ended.
+        # `Thread.join` would not do: after Ctrl-C it may report a running thread as ended.
         while at_work or (waiting and not stopped):
             try:
                 while waiting and len(at_work) < run.jobs and not stopped:
@@ -213,7 +213,7 @@ class _Worker:
         self.outcome: dict[str, str] = {}
         self.stop, self.finished = threading.Event(), threading.Event()
         self.kernels: list[psutil.Process] = []
-        self.due: list[tuple[float, int]] = []  # which signal the kernel is to be sent, and when
+        self.due: list[tuple[float, int]] = []  # when to send which signal to the kernel
         threading.Thread(target=_execute_notebook, args=(self,), daemon=True).start()
 
     def look(self) -> None:
@@ -229,15 +229,15 @@ class _Worker:
                     kernel.send_signal(number)
 
     def ask_to_stop(self) -> None:
-        """Ask first: the cell raises KeyboardInterrupt, and what it shows is kept. Ask once more, for a kernel that
-        was between two cells. Then, or when asked again, kill."""
+        """Ask the kernel first: the cell raises KeyboardInterrupt, and its outputs are kept. Ask once more, in case the
+        kernel was between two cells. Then, or when called again, kill it."""
         now = time.monotonic()
         asked = [(now, signal.SIGINT), (now + PATIENCE, signal.SIGINT), (now + 2 * PATIENCE, signal.SIGKILL)]
         self.due = [(now, signal.SIGKILL)] if self.stop.is_set() else asked
         self.stop.set()
 
     def conclude(self) -> None:
-        """Write down what became of the chapter."""
+        """Record the outcome of the chapter."""
         self.chapter.seconds = time.monotonic() - self.began
         self.chapter.status, self.chapter.reason = self.outcome["status"], self.outcome["reason"]
         if self.stop.is_set() and self.chapter.status != "passed":
@@ -246,7 +246,7 @@ class _Worker:
 
 @contextmanager
 def _threads_shared_out(jobs: int) -> Iterator[None]:
-    """While it lasts, kernels start with an equal share of the cores, unless the caller has chosen a number."""
+    """Start kernels with an equal share of the cores inside the block, unless the caller has chosen a number."""
     name = "OMP_NUM_THREADS"
     if jobs < 2 or name in os.environ:
         yield
@@ -259,9 +259,9 @@ def _threads_shared_out(jobs: int) -> Iterator[None]:
 
 
 def _execute_notebook(worker: _Worker) -> None:
-    """Run papermill in the worker's thread, watched through nbclient's hooks, and fill in the outcome.
+    """Run papermill in the worker's thread, watch it through nbclient's hooks, and fill in the outcome.
 
-    Papermill would write the notebook in place after each cell; here it is written whole or not at all.
+    Papermill would write the notebook in place after each cell. Here it is written completely or not at all.
     """
     import nbformat
     import papermill
