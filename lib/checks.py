@@ -151,8 +151,8 @@ def check_same_device(**tensors: Tensor) -> None:
         raise ValueError(f"tensors must share one device, got {places}; move them with .to(device)")
 
 
-def whole_number(name: str, value: Any, low: int = 1) -> int:
-    """Convert `value`, an int, or a NumPy or PyTorch integer, of at least `low`, to a Python int.
+def whole_number(name: str, value: Any, low: int | None = 1) -> int:
+    """Convert `value`, an int, or a NumPy or PyTorch integer, of at least `low` (None: any), to a Python int.
 
     Raises TypeError for another type, such as True or 2.0, and ValueError for a smaller number.
     """
@@ -161,14 +161,14 @@ def whole_number(name: str, value: Any, low: int = 1) -> int:
     except TypeError:
         number = None
     if number is None:
-        raise TypeError(f"{name} must be a whole number, got {value!r}; give an int of at least {low}")
-    if number < low:
+        raise TypeError(f"{name} must be a whole number, got {value!r}; give an int")
+    if low is not None and number < low:
         raise ValueError(f"{name} must be at least {low}, got {number}")
     return number
 
 
-def number(name: str, value: Any) -> float:
-    """Convert `value`, any finite real number, also a NumPy or PyTorch scalar, to a Python float.
+def number(name: str, value: Any, infinite: bool = False) -> float:
+    """Convert `value`, any real number, also a NumPy or PyTorch scalar, to a Python float; finite, unless `infinite`.
 
     Raises TypeError for another type, ValueError for NaN and infinity.
     """
@@ -178,7 +178,7 @@ def number(name: str, value: Any) -> float:
         found = None
     if found is None:
         raise TypeError(f"{name} must be a number, got {value!r}")
-    if not math.isfinite(found):
+    if not infinite and not math.isfinite(found):
         raise ValueError(f"{name} must be finite, got {found}")
     return found
 
@@ -188,8 +188,27 @@ def image_sides(name: str, value: Any) -> tuple[int, int]:
 
     Raises TypeError or ValueError for anything else.
     """
-    sides = (value, value) if getattr(value, "ndim", 0) == 0 and not hasattr(value, "__len__") else tuple(value)
+    several = isinstance(value, list | tuple | torch.Size) or getattr(value, "ndim", 0) == 1
+    sides = tuple(value) if several else (value, value)
     if len(sides) != 2:
         raise ValueError(f"{name} must be a whole number of pixels or (height, width), got {value!r}")
     height, width = (whole_number(name, side) for side in sides)
     return height, width
+
+
+def check_alike(**tensors: Tensor) -> None:
+    """Raise unless all tensors (given by name) have one dtype, and live on one device."""
+    check_same_device(**tensors)
+    if len({value.dtype for value in tensors.values()}) > 1:
+        types = ", ".join(f"{name} {value.dtype}" for name, value in tensors.items())
+        raise TypeError(f"tensors must share one dtype, got {types}; convert with .to")
+
+
+def check_broadcast(axes: int, **tensors: Tensor) -> None:
+    """Raise ValueError unless the leading axes of all tensors, all but the last `axes`, fit each other as batches."""
+    shapes = {name: tuple(value.shape[: value.ndim - axes]) for name, value in tensors.items()}
+    try:
+        torch.broadcast_shapes(*shapes.values())
+    except RuntimeError:
+        found = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
+        raise ValueError(f"batch axes must be equal or 1, got {found}; repeat with .expand") from None

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from lib.checks import check_same_device, check_tensor
+from lib.checks import check_alike, check_broadcast, check_same_device, check_tensor, number
 from lib.geometry import rotations
 from lib.geometry.alignment import procrustes
 from lib.geometry.pointsets import diameter, knn_points
@@ -25,6 +25,7 @@ def iou(pred: Float[Tensor, "B H W"], target: Float[Tensor, "B H W"], threshold:
     Raises ValueError for shapes that differ or non-finite masks.
     """
     _check_pair("pred", pred, "target", target, "B H W")
+    threshold = number("threshold", threshold)
     inside, wanted = pred > threshold, target > threshold
     union = (inside | wanted).sum((-2, -1))
     return torch.where(union > 0, (inside & wanted).sum((-2, -1)) / union.clamp(min=1), 1.0).to(pred.dtype)
@@ -66,7 +67,7 @@ def pck(
     check_tensor("visible", visible, f"{pred.shape[0]} {pred.shape[1]}", kind="bool")
     check_tensor("size", size, str(pred.shape[0]), finite=True)
     check_same_device(pred=pred, visible=visible, size=size)
-    if not alpha > 0 or not (size > 0).all():
+    if not number("alpha", alpha) > 0 or not (size > 0).all():
         raise ValueError(f"alpha and size must be above 0, got alpha={alpha}, size from {float(size.min()):.3g}")
     if not visible.any():
         raise ValueError("visible has no keypoint in any image; check the data set's visibility flags")
@@ -80,6 +81,10 @@ def rotation_error(pred: Float[Tensor, "... 3 3"], target: Float[Tensor, "... 3 
 
     Source: Tulsiani and Malik, "Viewpoints and Keypoints", 2015, among others.
     """
+    check_tensor("pred", pred, "... 3 3")
+    check_tensor("target", target, "... 3 3")
+    check_alike(pred=pred, target=target)
+    check_broadcast(2, pred=pred, target=target)
     return torch.rad2deg(rotations.rotation_angle(pred, target))
 
 
@@ -110,6 +115,9 @@ def surface_error(pred: Float[Tensor, "B N 3"], target: Float[Tensor, "B M 3"]) 
 
     Raises ValueError for empty clouds, shapes that do not fit, non-finite points, or a target of no extent.
     """
+    check_tensor("pred", pred, "B N 3", kind="real", finite=True)
+    check_tensor("target", target, f"{len(pred)} M 3", kind="real", finite=True)
+    check_alike(pred=pred, target=target)
     forth = knn_points(pred, target).dists[..., 0].sqrt().mean(-1)
     back = knn_points(target, pred).dists[..., 0].sqrt().mean(-1)
     extent = diameter(target)
@@ -135,7 +143,9 @@ def aligned_surface_error(
     """
     _check_pair("pred_landmarks", pred_landmarks, "target_landmarks", target_landmarks, "B K 3")
     check_tensor("pred", pred, "B N 3", finite=True)
-    check_same_device(pred=pred, pred_landmarks=pred_landmarks)
+    check_tensor("pred", pred, f"{len(pred_landmarks)} N 3", kind="real", finite=True)
+    check_tensor("target", target, f"{len(pred_landmarks)} M 3", kind="real", finite=True)
+    check_alike(pred=pred, target=target, pred_landmarks=pred_landmarks)
     if pred_landmarks.shape[1] < 3:
         raise ValueError(f"landmarks must be at least three, got {pred_landmarks.shape[1]}; add keypoints")
     if bool((pred_landmarks == pred_landmarks[:, :1]).all((1, 2)).any()):
@@ -221,6 +231,6 @@ def _check_masked(pred: Tensor, target: Tensor, mask: Tensor, shape: str) -> Non
 def _check_pair(name1: str, first: Tensor, name2: str, second: Tensor, shape: str) -> None:
     check_tensor(name1, first, shape, finite=True)
     check_tensor(name2, second, shape, finite=True)
-    check_same_device(**{name1: first, name2: second})
+    check_alike(**{name1: first, name2: second})
     if first.shape != second.shape:
         raise ValueError(f"{name2} must have the shape of {name1}, got {tuple(second.shape)} and {tuple(first.shape)}")

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lib.checks import check_same_device, check_tensor
+from lib.checks import check_same_device, check_tensor, number, whole_number
 from lib.geometry import mesh
 
 
@@ -22,6 +22,7 @@ class LinearBasis(nn.Module):
 
     def __init__(self, template: mesh.Mesh, num_modes: int, scale: float = 0.01) -> None:
         super().__init__()
+        num_modes, scale = whole_number("num_modes", num_modes, None), number("scale", scale)
         if num_modes < 1:
             raise ValueError(f"num_modes must be 1 or more, got {num_modes}")
         verts = template.verts.detach()
@@ -52,6 +53,7 @@ def principal_components(
     Raises ValueError for more modes than there are samples or coordinates.
     """
     check_tensor("samples", samples, "S V 3", finite=True)
+    num_modes = whole_number("num_modes", num_modes, None)
     limit = min(len(samples), samples[0].numel()) if len(samples) else 0
     if not 1 <= num_modes <= limit:
         raise ValueError(f"num_modes must be 1 … {limit}, the number of samples or coordinates, got {num_modes}")

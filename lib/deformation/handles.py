@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import linear
 
-from lib.checks import check_same_device, check_tensor, require
+from lib.checks import check_same_device, check_tensor, require, whole_number
 from lib.geometry import geodesics, laplacian, mesh
 
 # Up to so many vertices (LᵀL)⁺ is kept as one dense matrix (36 MB in float32), which suits a GPU; above, as sparse
@@ -100,6 +100,7 @@ def initial_logits(template: mesh.Mesh, num_handles: int) -> Float[Tensor, "K V"
     Raises ValueError for fewer than one handle or more than vertices.
     """
     verts, faces = template.verts.detach(), template.faces
+    num_handles = whole_number("num_handles", num_handles, None)
     if not 1 <= num_handles <= len(verts):
         raise ValueError(f"num_handles must be 1 … {len(verts)}, the number of vertices, got {num_handles}")
     centers = geodesics.farthest_points(verts, faces, num_handles)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lib.checks import check_same_device, check_tensor
 from lib.geometry.rotations import nearest_rotation
+from lib.geometry.vectors import binary_scale
 
 
 def procrustes(
@@ -34,6 +35,9 @@ def procrustes(
     source, target, weights = prepare_correspondences(weights, source=source, target=target)
     source_mean, source = center(source, weights)
     target_mean, target = center(target, weights)
+    # Powers of two, so that squares of very small or large coordinates do not leave the range of the type.
+    source_scale, target_scale = binary_scale(source, (-2, -1)), binary_scale(target, (-2, -1))
+    source, target = source / source_scale, target / target_scale
     covariance = target.mT @ (weights[..., None] * source)
     R = nearest_rotation(covariance, allow_reflection=allow_reflection)
     s = torch.ones_like(weights[:, 0])
@@ -41,7 +45,7 @@ def procrustes(
         spread = (weights * source.square().sum(-1)).sum(-1)
         if not (spread > 0).all():
             raise ValueError("source has an item whose points coincide, which leaves the scale open; spread them")
-        s = (R * covariance).sum((-1, -2)) / spread
+        s = (R * covariance).sum((-1, -2)) / spread * (target_scale / source_scale)[:, 0, 0]
     t = target_mean - s[:, None] * (R @ source_mean[..., None]).squeeze(-1)
     return R, t, s
 
@@ -60,6 +64,8 @@ def prepare_correspondences(weights: Tensor | None, **points: Tensor) -> tuple[T
         raise TypeError(f"{first_name} is {first.dtype}, {second_name} {second.dtype}; convert one with .to")
     weights = weights.to(first.dtype)
     total = weights.sum(-1, keepdim=True)
+    if not weights.isfinite().all():
+        raise ValueError("weights has NaN or infinite entries; leave a point out with weight 0")
     if not ((weights >= 0).all() and (total > 0).all()):
         raise ValueError("weights must be 0 or more, and positive somewhere in every item; drop items without points")
     used = (weights > 0)[..., None]

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lib.checks import check_tensor
+from lib.checks import check_tensor, whole_number
 from lib.geometry import laplacian, mesh
 
 SOURCES_AT_ONCE = 64
@@ -32,8 +32,12 @@ def geodesic_distances(
     Raises ValueError for an invalid mesh or sources outside of it.
     """
     distances = _heat_method(verts, faces)
-    sources = torch.as_tensor(sources)
+    try:
+        sources = torch.as_tensor(sources)
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(f"sources must be a list or tensor of vertices, got {type(sources).__name__}") from None
     check_tensor("sources", sources, "S", kind="integer")
+    sources = sources.long()
     if sources.numel() == 0 or int(sources.min()) < 0 or int(sources.max()) >= len(verts):
         raise ValueError(f"sources must be one or more vertices of 0 … {len(verts) - 1}, got {sources.tolist()}")
     rows = [distances(part.cpu().numpy()) for part in sources.split(SOURCES_AT_ONCE)]
@@ -49,6 +53,8 @@ def farthest_points(
 
     Raises ValueError for an invalid mesh, or a count or start outside of it.
     """
+    mesh.validate_mesh(verts, faces)
+    count, start = whole_number("count", count, None), whole_number("start", start, None)
     if not 1 <= count <= len(verts):
         raise ValueError(f"count must be 1 … {len(verts)}, the number of verts, got {count}")
     if not 0 <= start < len(verts):
@@ -68,6 +74,7 @@ def _heat_method(verts: Tensor, faces: Tensor) -> Callable[[np.ndarray], np.ndar
     from scipy.sparse import diags_array
     from scipy.sparse.csgraph import connected_components
 
+    mesh.validate_mesh(verts, faces)
     points = verts.detach().double().cpu()
     triangles = faces.cpu()
     stiffness = laplacian.to_scipy(laplacian.cotangent_laplacian(points, triangles))

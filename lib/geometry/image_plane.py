@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from lib.checks import check_tensor, require
+from lib.checks import check_alike, check_tensor, require
 
 
 def pixel_centers(
@@ -28,6 +28,9 @@ def sample_image(
 
     Torch's `grid_sample` takes NaN for −1 (PyTorch issue 24823), which would hide that a model has diverged.
     """
+    check_tensor("images", images, "B C H W")
+    check_tensor("points", points, f"{len(images)} R S 2")
+    check_alike(images=images, points=points)
     values = F.grid_sample(images, points, padding_mode=padding, align_corners=False)
     lost = ~torch.isfinite(points.detach()).all(-1)
     return values.masked_fill(lost[:, None], torch.nan)
@@ -75,6 +78,8 @@ def erode(mask: Float[Tensor, "B H W"]) -> Float[Tensor, "B H W"]:
 
 def _inside(masks: Tensor) -> Tensor:
     check_tensor("masks", masks, "B H W", finite=True)
+    if len(masks) == 0:
+        raise ValueError("masks is empty; give at least one")
     inside = masks > 0.5
     require(inside.flatten(1).any(1), "masks has an empty one, which has no boundary; drop that image")
     return inside

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lib.checks import check_faces, check_tensor
+from lib.checks import check_faces, check_tensor, whole_number
 from lib.geometry import mesh
 from lib.geometry.vectors import extent_scale
 
@@ -65,6 +65,7 @@ def uniform_laplacian(faces: Int[Tensor, "F 3"], num_verts: int, normalized: boo
 
     Raises ValueError if faces name a vertex outside 0 … num_verts − 1.
     """
+    num_verts = whole_number("num_verts", num_verts)
     faces = check_faces(faces, num_verts)
     start, end = mesh.edges(faces).unbind(1)
     laplacian = _from_weights(start, end, torch.ones(len(start), device=faces.device), num_verts)

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lib.checks import check_faces, check_same_device, check_tensor
+from lib.checks import check_faces, check_same_device, check_tensor, number, whole_number
 from lib.files import write_atomically
 from lib.geometry.vectors import extent_scale
 from lib.remembered import remembered
@@ -107,9 +107,8 @@ def icosphere(subdivisions: int = 3, radius: float = 1.0) -> Mesh:
 
     Raises ValueError for a negative count of subdivisions or a radius that is not positive.
     """
-    if subdivisions < 0:
-        raise ValueError(f"subdivisions must be 0 or more, got {subdivisions}")
-    if not radius > 0:
+    subdivisions = whole_number("subdivisions", subdivisions, 0)
+    if not number("radius", radius) > 0:
         raise ValueError(f"radius must be positive, got {radius}")
     golden = (1 + math.sqrt(5)) / 2
     # fmt: off
@@ -243,6 +242,8 @@ def mirror_permutation(verts: Float[Tensor, "V 3"], axis: int = 2) -> Int[Tensor
     from scipy.spatial import cKDTree
 
     check_tensor("verts", verts, "V 3", finite=True)
+    if len(verts) == 0:
+        raise ValueError("verts is empty; give at least one vertex")
     if axis not in (0, 1, 2):
         raise ValueError(f"axis must be 0, 1 or 2, got {axis}")
     points = verts.detach().cpu().double().numpy()

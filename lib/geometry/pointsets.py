@@ -18,7 +18,7 @@ from scipy.optimize import linear_sum_assignment
 from scipy.spatial import cKDTree
 from torch import Tensor
 
-from lib.checks import check_faces, check_same_device, check_tensor, require, whole_number
+from lib.checks import check_faces, check_same_device, check_tensor, number, require, whole_number
 from lib.geometry.vectors import extent_scale, unit
 
 # Measured on the CPU: beyond this many pairs of points a tree is faster than looking at all of them.
@@ -67,6 +67,7 @@ def sample_surface(
     Raises ValueError for a count below 1, faces out of range, non-finite vertices, or no area at all.
     """
     check_tensor("verts", verts, "... V 3", kind="real", finite=True)
+    check_tensor("faces", faces, "F 3", kind="integer")
     check_same_device(verts=verts, faces=faces)
     if verts.ndim > 3:
         raise ValueError(f"verts must have shape (V, 3) or (B, V, 3), got {tuple(verts.shape)}; flatten the batch axes")
@@ -203,7 +204,9 @@ def f_score(
 
     Raises ValueError as `knn_points` does, or for a threshold that is not above 0.
     """
-    clouds = _check_clouds("pred", pred.detach(), pred_lengths, "target", target.detach(), target_lengths)
+    with torch.no_grad():
+        clouds = _check_clouds("pred", pred, pred_lengths, "target", target, target_lengths)
+    threshold = number("threshold", threshold)
     if not threshold > 0:
         raise ValueError(f"threshold must be above 0, got {threshold}; give a distance in the unit of the clouds")
     shares = []
@@ -270,6 +273,7 @@ def sinkhorn_distance(
     another p.
     """
     x, y, x_lengths, y_lengths = _check_clouds("x", x, x_lengths, "y", y, y_lengths)
+    epsilon, tolerance = number("epsilon", epsilon, infinite=True), number("tolerance", tolerance)
     if not 0 < epsilon < math.inf:
         raise ValueError(f"epsilon must be above 0 and finite, got {epsilon}; exact_emd gives the limit 0")
     max_iterations = whole_number("max_iterations", max_iterations)
@@ -472,8 +476,9 @@ def _check_lengths(name: str, points: Tensor, lengths: Tensor | None) -> Int[Ten
         return _full_lengths(batch, size, points.device)
     check_tensor(f"lengths of {name}", lengths, str(batch), kind="integer")
     check_same_device(**{name: points, "lengths": lengths})
+    lengths = lengths.long()
     if lengths.min() < 1 or lengths.max() > size:
         raise ValueError(
             f"lengths of {name} must lie in 1 … {size}, got {lengths.tolist()}; count the points, drop empty clouds"
         )
-    return lengths.long()
+    return lengths

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from lib.checks import check_same_device, check_tensor, number
+from lib.checks import check_alike, check_broadcast, check_tensor, number, whole_number
 from lib.geometry.vectors import binary_scale, unit
 from lib.remembered import constant
 
@@ -178,7 +178,7 @@ def nearest_rotation(matrix: Float[Tensor, "... 3 3"], *, allow_reflection: bool
     is not unique (rank below 2, or a reflection whose two smallest singular values are equal), one of the
     nearest is returned, and the gradient along the undetermined turns is 0.
     """
-    check_tensor("matrix", matrix, "... 3 3")
+    check_tensor("matrix", matrix, "... 3 3", kind="real", finite=True)
     return _PolarFactor.apply(matrix, allow_reflection)
 
 
@@ -186,6 +186,7 @@ def quaternion_multiply(p: Float[Tensor, "... 4"], q: Float[Tensor, "... 4"]) ->
     """The quaternion, with a non-negative real part, of the rotation "first q, then p": R(p) R(q)."""
     check_tensor("p", p, "... 4")
     check_tensor("q", q, "... 4")
+    check_broadcast(1, p=p, q=q)
     pw, px, py, pz = p.unbind(-1)
     qw, qx, qy, qz = q.unbind(-1)
     entries = (
@@ -220,6 +221,7 @@ def random_quaternions(
     device: torch.device | str | None = None,
 ) -> Float[Tensor, "n 4"]:
     """Draw n unit quaternions, w ≥ 0, uniform over all rotations: normalised Gaussian vectors."""
+    n = whole_number("n", n, None)
     if n < 0:
         raise ValueError(f"n must be 0 or more rotations, got {n}")
     if device is None and generator is not None:
@@ -247,7 +249,8 @@ def rotation_angle(R1: Float[Tensor, "... 3 3"], R2: Float[Tensor, "... 3 3"]) -
     """
     check_tensor("R1", R1, "... 3 3")
     check_tensor("R2", R2, "... 3 3")
-    check_same_device(R1=R1, R2=R2)
+    check_alike(R1=R1, R2=R2)
+    check_broadcast(2, R1=R1, R2=R2)
     difference = R1.mT @ R2
     twice_sine = torch.linalg.vector_norm(_axial(difference), dim=-1)
     twice_cosine = difference.diagonal(dim1=-2, dim2=-1).sum(-1) - 1
@@ -263,6 +266,7 @@ def view_rotation(azimuth: Float[Tensor, "..."], elevation: Float[Tensor, "..."]
     """
     check_tensor("azimuth", azimuth, "...")
     check_tensor("elevation", elevation, "...")
+    check_broadcast(0, azimuth=azimuth, elevation=elevation)
     azimuth, elevation = torch.broadcast_tensors(azimuth, elevation)
     sa, ca, se, ce = azimuth.sin(), azimuth.cos(), elevation.sin(), elevation.cos()
     right = torch.stack([ca, torch.zeros_like(ca), -sa], -1)

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lib.checks import check_faces, check_same_device, check_tensor, whole_number
+from lib.checks import check_alike, check_faces, check_same_device, check_tensor, number, require, whole_number
 from lib.geometry import laplacian, mesh
 from lib.geometry.rotations import nearest_rotation
 from lib.remembered import remembered
@@ -25,7 +25,7 @@ def edge_loss(
     faces = _check_batch(verts, faces)
     start, end = mesh.edges(faces).unbind(1)
     lengths = (verts[:, start] - verts[:, end]).norm(dim=-1)
-    return (lengths - target_length).square().mean()
+    return (lengths - number("target_length", target_length)).square().mean()
 
 
 def normal_consistency_loss(verts: Float[Tensor, "B V 3"], faces: Int[Tensor, "F 3"]) -> Float[Tensor, ""]:
@@ -113,6 +113,8 @@ def arap_energy(
     Source: Sorkine & Alexa, "As-rigid-as-possible surface modeling", 2007, equations 3, 5 and 6.
     """
     _check_deformation(verts, rest)
+    check_tensor("verts", verts, "B V 3", kind="real", finite=True)
+    check_tensor("rest", rest, "V 3", kind="real", finite=True)
     faces = check_faces(faces, len(rest))
     start, end = mesh.edges(faces).unbind(1)
     if weights == "cotangent":
@@ -166,7 +168,9 @@ def edge_rigidity(
     """
     _check_deformation(verts, rest)
     check_tensor("pairs", pairs, "P 2", kind="integer")
-    start, end = pairs.long().unbind(1)
+    pairs = pairs.long()
+    start, end = pairs.unbind(1)
+    require((pairs >= 0) & (pairs < len(rest)), f"pairs must be vertices of 0 … {len(rest) - 1}; see ring_pairs")
     lengths = (verts[:, start] - verts[:, end]).norm(dim=-1)
     return (lengths - (rest[start] - rest[end]).norm(dim=-1)).abs().mean(1)
 
@@ -174,4 +178,4 @@ def edge_rigidity(
 def _check_deformation(verts: Tensor, rest: Tensor) -> None:
     check_tensor("verts", verts, "B V 3", kind="real")
     check_tensor("rest", rest, f"{verts.shape[1]} 3")
-    check_same_device(verts=verts, rest=rest)
+    check_alike(verts=verts, rest=rest)

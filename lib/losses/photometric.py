@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from lib.checks import check_same_device, check_tensor, require
+from lib.checks import check_alike, check_same_device, check_tensor, require
 from lib.geometry.image_plane import sample_image
 
 SMALLEST_SIGMA = 1e-4
@@ -111,6 +111,7 @@ def outside_loss(points: Float[Tensor, "B H W 2"], distances: Float[Tensor, "B H
 
     It is 0 if the texture is picked on the object only. distances: the result of `image_plane.foreground_distance`.
     """
-    check_tensor("points", points, f"{len(points)} Ht Wt 2")
+    check_tensor("points", points, "B Ht Wt 2")
     check_tensor("distances", distances, f"{len(points)} H W")
+    check_alike(points=points, distances=distances)
     return sample_image(distances[:, None], points).mean()

@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lib import metrics
-from lib.checks import check_same_device, check_tensor
+from lib.checks import check_alike, check_tensor
 from lib.geometry.image_plane import sample_image
 from lib.geometry.pointsets import chamfer_distance
 from lib.remembered import constant
@@ -39,7 +39,7 @@ def distance_loss(points: Float[Tensor, "B N 2"], distances: Float[Tensor, "B H 
     """
     check_tensor("points", points, "B N 2")
     check_tensor("distances", distances, f"{len(points)} H W")
-    check_same_device(points=points, distances=distances)
+    check_alike(points=points, distances=distances)
     # The map is constant between the centres of the outermost pixels and the border: add the way back there, too.
     limit = 1 - 1 / constant(points, distances.shape[2], distances.shape[1])
     within = torch.maximum(torch.minimum(points, limit), -limit)
@@ -58,12 +58,13 @@ def boundary_loss(
     boundary, lengths: the result of `image_plane.boundary_points`; without lengths all points count.
     Source: the second term of the boundary loss of Kokkinos & Kokkinos, CVPR 2021 ("bdt" in their code), as a mean.
     """
-    check_tensor("points", points, "B N 2")
-    check_tensor("boundary", boundary, f"{len(points)} M 2")
+    check_tensor("points", points, "B N 2", kind="real", finite=True)
+    check_tensor("boundary", boundary, f"{len(points)} M 2", kind="real", finite=True)
+    check_alike(points=points, boundary=boundary)
     return chamfer_distance(boundary, points, lengths, single_directional=True)
 
 
 def _check_masks(pred: Tensor, target: Tensor) -> None:
     check_tensor("pred", pred, "B H W")
     check_tensor("target", target, " ".join(map(str, pred.shape)))
-    check_same_device(pred=pred, target=target)
+    check_alike(pred=pred, target=target)

@@ -21,7 +21,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from lib.checks import check_faces, check_same_device, check_tensor, image_sides, require
+from lib.checks import check_alike, check_faces, check_same_device, check_tensor, image_sides, number, require
 from lib.geometry.image_plane import sample_image
 from lib.geometry.mesh import vertex_normals
 from lib.geometry.vectors import unit
@@ -97,7 +97,7 @@ def silhouette(
     """
     verts, faces, size = _check(verts, faces, image_size, perspective=False)
     if gradient == "soft":
-        if not sigma > 0:
+        if not number("sigma", sigma) > 0:
             raise ValueError(f"sigma must be positive, got {sigma}; 1e-4 is customary")
         return _backend(backend, verts).silhouette(verts, faces, size, float(sigma))
     if gradient == "nmr":
@@ -128,7 +128,7 @@ def interpolate(
     Differentiable in the attributes, and in the vertices through `fragments`.
     """
     batch, height, width = fragments.face.shape
-    check_tensor("attributes", attributes, "B V C" if attributes.ndim == 3 else "V C")
+    check_tensor("attributes", attributes, "B V C" if getattr(attributes, "ndim", 3) == 3 else "V C")
     faces = check_faces(faces, attributes.shape[-2], of="attributes")
     check_same_device(attributes=attributes, faces=faces, fragments=fragments.face)
     if attributes.ndim == 3 and len(attributes) != batch:
@@ -136,7 +136,9 @@ def interpolate(
     if fragments.face.is_cuda:
         return _interpolate_all(attributes, faces, fragments)
     covered = (fragments.face.flatten() >= 0).nonzero()[:, 0]
-    corner = faces[fragments.face.flatten()[covered]]
+    seen = fragments.face.flatten()[covered]
+    require(seen < len(faces), "faces must be those that fragments were drawn of; they are fewer")
+    corner = faces[seen]
     if attributes.ndim == 3:
         corner = corner + (covered // (height * width) * attributes.shape[1])[:, None]
     table = attributes.reshape(-1, attributes.shape[-1])
@@ -174,8 +176,9 @@ def texture_sample(
     uvs: u to the right and v **up** as in OBJ files: (0, 0) is the texture's lower left corner, (1, 1) its upper right
         one. Beyond [0, 1] the texture repeats, each tile as the first.
     """
-    check_tensor("uvs", uvs, "B V 2" if uvs.ndim == 3 else "V 2")
-    check_tensor("texture", texture, "C Ht Wt" if texture.ndim == 3 else "B C Ht Wt")
+    check_tensor("uvs", uvs, "B V 2" if getattr(uvs, "ndim", 2) == 3 else "V 2")
+    check_tensor("texture", texture, "C Ht Wt" if getattr(texture, "ndim", 3) == 3 else "B C Ht Wt")
+    check_alike(uvs=uvs, texture=texture)
     texture = texture[None] if texture.ndim == 3 else texture
     at = interpolate(uvs, faces, fragments).permute(0, 2, 3, 1)
     # Coordinates that only rounding has carried beyond the border stay there.
@@ -297,7 +300,9 @@ def flow(
     Returns the flow, zero on the background, and the mask of the object in the first frame. A point that is hidden
     in the second frame still has its flow.
     """
-    check_tensor("verts1", verts1, "B V 3", finite=True)
+    check_tensor("verts0", verts0, "B V 3", kind="real", finite=True)
+    check_tensor("verts1", verts1, "B V 3", kind="real", finite=True)
+    check_alike(verts0=verts0, verts1=verts1)
     if verts1.shape != verts0.shape:
         raise ValueError(f"verts1 must have the shape of verts0, {tuple(verts0.shape)}, got {tuple(verts1.shape)}")
     fragments = rasterize(verts0, faces, image_size, perspective, backend=backend)
