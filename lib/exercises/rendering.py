@@ -217,7 +217,7 @@ def clockwise_too(answer, generator):
 
 
 def slopes_of_weights(corners, point):
-    """∇_p w_j, (3, 2): the opposite edge, turned by a right angle, over twice the area."""
+    """The gradients ∇_p w_j, (3, 2): the opposite edge, turned by a right angle, divided by twice the area."""
     opposite = corners.roll(-2, 0) - corners.roll(-1, 0)
     turned = torch.stack([-opposite[:, 1], opposite[:, 0]], -1)
     return turned / reference.cross(corners[1] - corners[0], corners[2] - corners[0])
@@ -408,7 +408,7 @@ def derivative_by_differences(answer, generator):
 
 @cache
 def disc_on_trial():
-    """What section 4.9 compares gradients on: a disc, its faces, the mask it should have, and the judge (14, 2).
+    """The scene on which section 4.9 compares gradients: a disc, its faces, the wanted mask, and the judge (14, 2).
 
     The judge is the gradient by finite differences of the mask of covered shares.
     """

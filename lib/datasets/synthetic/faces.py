@@ -36,7 +36,7 @@ BACK = -0.3  # a head ends before its ears: a depth map from the front cannot ho
 BOX = 2.6  # 2 makes the head an ellipsoid, more makes it more like a box: a flatter face with stronger temples
 
 # Bumps on the head: (right, down) on the unit sphere of directions, their widths, and the height in head radii.
-# Those with right > 0 come in mirrored pairs.
+# Bumps with right > 0 come in mirrored pairs.
 BUMPS = {
     "brow ridge": (0.22, -0.20, 0.17, 0.055, 0.028),
     "eye socket": (0.27, -0.09, 0.12, 0.075, -0.065),
