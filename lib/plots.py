@@ -130,7 +130,7 @@ def show_losses(
             raise ValueError(f"histories have no term {term!r}; they have {', '.join(map(str, history))}")
         axis.set(xlabel="step", title=title if term == "loss" else term, yscale="log" if log else "linear")
     if len(histories) > 1:
-        axes[0, 0].legend()
+        axes[0, -1].legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))  # beside the curves, never on them
     return fig
 
 
