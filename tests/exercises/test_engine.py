@@ -2,6 +2,7 @@
 
 import dataclasses
 import sys
+import textwrap
 import threading
 import time
 
@@ -260,3 +261,20 @@ def test_hints_come_one_by_one(capsys):
 def test_an_exercise_of_an_unknown_kind_is_refused():
     with pytest.raises(ValueError, match=r"kind='riddle' of exercise 0\.2 is unknown; use one of algebra, code"):
         Exercise("0.2", "?", kind="riddle", minutes=1, checks={}, hints=(), wrong={})
+
+
+def test_in_a_jupyter_kernel_an_endless_loop_ends_and_the_notebook_goes_on():
+    from nbclient import NotebookClient
+    from nbformat.v4 import new_code_cell, new_notebook
+
+    setup = """
+        from lib.exercises import Exercise, check, engine
+        hasty = Exercise("0.1", "?", "code", 1, {"ends": lambda f, g: f(1)}, (), {}, seconds=0.5)
+        engine.all_exercises = lambda: {"0.1": hasty}
+        def forever(x):
+            while True:
+                pass"""
+    cells = [new_code_cell(textwrap.dedent(setup)), new_code_cell('check("0.1", forever)'), new_code_cell("print(2)")]
+    notebook = NotebookClient(new_notebook(cells=cells), timeout=120, kernel_name="python3").execute()
+    printed = [cell.outputs[0].text for cell in notebook.cells[1:]]
+    assert printed == ['✗ ends: no end after 0.5 s: is there an endless loop?\nStuck? Run hint("0.1").\n', "2\n"]
