@@ -12,6 +12,7 @@ import json
 import os
 import re
 import signal
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -33,6 +34,9 @@ RUNS = ROOT / "runs"
 # kernel has to stop, before it is asked again, then killed.
 TICK = 0.2
 PATIENCE = 5.0
+
+# Where IPython, Jupyter and Matplotlib are told to write, instead of the home.
+KERNEL_FOLDERS = ("IPYTHONDIR", "JUPYTER_RUNTIME_DIR", "MPLCONFIGDIR")
 
 
 # --- what is recorded ---------------------------------------------------------------------------------------
@@ -170,7 +174,7 @@ def execute(run: Run, watch: Callable[[Chapter], None] = lambda chapter: None) -
     at_work: list[_Worker] = []
     stopped, began = False, time.monotonic()
     # Papermill would change the folder for each notebook and back again, which two threads must not do.
-    with _threads_shared_out(min(run.jobs, len(waiting))), chdir(notebooks.NOTEBOOKS):
+    with _home_for_kernels(), _threads_shared_out(min(run.jobs, len(waiting))), chdir(notebooks.NOTEBOOKS):
         # `Thread.join` would not do: after Ctrl-C it may report a running thread as ended.
         while at_work or (waiting and not stopped):
             try:
@@ -242,6 +246,23 @@ class _Worker:
         self.chapter.status, self.chapter.reason = self.outcome["status"], self.outcome["reason"]
         if self.stop.is_set() and self.chapter.status != "passed":
             self.chapter.status, self.chapter.reason = "interrupted", "stopped by Ctrl-C or the system"
+
+
+@contextmanager
+def _home_for_kernels() -> Iterator[None]:
+    """While it lasts, kernels write into a temporary folder, if the home cannot be written, as in a container."""
+    lent: dict[str, str] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            tempfile.TemporaryFile(dir=Path.home()).close()
+        except OSError:
+            lent = {name: folder for name in KERNEL_FOLDERS if name not in os.environ}
+        os.environ.update(lent)
+        try:
+            yield
+        finally:
+            for name in lent:
+                del os.environ[name]
 
 
 @contextmanager

@@ -332,3 +332,14 @@ def test_a_second_process_does_not_enter_a_folder_at_work(course, tmp_path):
     runs.execute(run)
     assert second() == "begun"
     assert runs.new_run([path], out=out).chapters[0].status == "passed", "and a process that ended is no obstacle"
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="stands for a home that cannot be written")
+def test_a_run_without_a_home(course, tmp_path, monkeypatch):
+    for name in ("IPYTHONDIR", "JUPYTER_RUNTIME_DIR", "MPLCONFIGDIR", "XDG_RUNTIME_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", "/proc")
+    run = runs.new_run([course("01_points", "import matplotlib.pyplot")], out=tmp_path / "out")
+    runs.execute(run)
+    assert statuses(run) == {"01_points": "passed"}, run.chapters[0].reason
+    assert "IPYTHONDIR" not in os.environ
