@@ -58,7 +58,11 @@ def arrays(surface: Surface, appearance: bool = True) -> Arrays:
     colors = surface.colors
     of_corner = []
     if uvs is not None:
-        of_corner.append(np.nan_to_num(uvs))
+        # A corner without texture coordinates takes those of its point, so that it is no seam.
+        known = ~np.isnan(uvs).any(1)
+        of_point = np.zeros((len(points), 2))
+        of_point[corners[known][::-1]] = uvs[known][::-1]
+        of_corner.append(np.where(known[:, None], uvs, of_point[corners]))
     if of_face is not None and colors is None:
         if (of_face == of_face[0]).all():
             colors = np.broadcast_to(of_face[0], points.shape)

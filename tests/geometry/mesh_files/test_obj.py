@@ -99,6 +99,12 @@ def test_large_convex_polygons_and_repeated_corners(tmp_path):
     assert area(loaded) == pytest.approx(np.pi, rel=1e-3)
 
 
+def test_faces_without_texture_coordinates_are_no_seam(tmp_path):
+    loaded = load(tmp_path, TRIANGLE + "v 1 1 0\nvt 0.25 0.5\nf 2 4 3\nf 1/1 2/1 3/1\n")
+    assert loaded.faces.tolist() == [[1, 3, 2], [0, 1, 2]] and len(loaded.verts) == 4
+    assert loaded.uvs.tolist() == [[0.25, 0.5]] * 3 + [[0, 0]]
+
+
 @pytest.mark.parametrize("line_end", ["\n", "\r\n", "\r"])
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "latin-1", "utf-16"])
 def test_encodings_line_ends_comments_and_continued_lines(tmp_path, line_end, encoding):
