@@ -35,7 +35,7 @@ RUNS = ROOT / "runs"
 TICK = 0.2
 PATIENCE = 5.0
 
-# Where IPython, Jupyter and Matplotlib are told to write, instead of the home.
+# Variables that tell IPython, Jupyter and Matplotlib where to write instead of the home folder.
 KERNEL_FOLDERS = ("IPYTHONDIR", "JUPYTER_RUNTIME_DIR", "MPLCONFIGDIR")
 
 

@@ -299,7 +299,7 @@ OTHER_START = Exercise(
 
 
 def clouds(generator, noise=0.05):
-    """X and a turned, shifted, noisy Y (12, 3), and weights (12,) above 0."""
+    """Draw a cloud X, a turned, shifted, noisy copy Y (12, 3), and weights (12,) above 0."""
     X, off = torch.randn(2, 12, 3, generator=generator, dtype=torch.float64)
     turn = rotations.random_rotations(1, generator, dtype=torch.float64)[0]
     shift = torch.randn(3, generator=generator, dtype=torch.float64)

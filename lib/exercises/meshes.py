@@ -39,7 +39,7 @@ def bumpy_ball(generator: torch.Generator, splits: int = 1, bump: float = 0.05) 
 
 
 def renumbered(faces: Tensor, generator: torch.Generator) -> Tensor:
-    """The same faces with their vertices numbered anew, in another order, begun at another corner."""
+    """Renumber the vertices of faces, change the faces' order, and begin each face at another corner."""
     names = torch.randperm(int(faces.max()) + 1, generator=generator)
     begin = torch.randint(3, (len(faces), 1), generator=generator)
     turned = faces.gather(1, (begin + torch.arange(3)) % 3)
@@ -189,7 +189,7 @@ COUNT = Exercise(
 
 
 def area_gradient(verts: Tensor, faces: Tensor) -> Tensor:
-    """Half of n × e for each corner, summed over the faces around each vertex."""
+    """The gradient of the area: half of n × e for each corner, summed over the faces around each vertex."""
     a, b, c = verts[faces].unbind(1)
     normal = normalize(torch.linalg.cross(b - a, c - a), dim=1)
     gradient = torch.zeros_like(verts)
@@ -378,7 +378,7 @@ MANIFOLD = Exercise(
 
 
 def taubin(verts: Tensor, faces: Tensor, pairs: int) -> Tensor:
-    """Pairs of steps with the uniform Laplacian: 0.5 of it off, then 0.53 of it on."""
+    """Smooth by pairs of steps with the uniform Laplacian: subtract 0.5 of it, then add 0.53 of it."""
     uniform = laplacian.uniform_laplacian(faces, len(verts)).to(verts.dtype)
     for _ in range(pairs):
         verts = verts - 0.5 * (uniform @ verts)
