@@ -266,8 +266,10 @@ def check_terms(terms: dict[str, Tensor]) -> dict[str, Tensor]:
 def _finite_gradient(optimizer: torch.optim.Optimizer) -> Tensor:
     """Tell whether all gradients are finite, as a tensor on their device."""
     parameters = (parameter for group in optimizer.param_groups for parameter in group["params"])
-    norms = torch._foreach_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
-    return torch.stack([norm.float() for norm in norms]).isfinite().all()
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    if not gradients:  # the loss reaches none of the optimiser's parameters
+        return torch.tensor(True)
+    return torch.stack([norm.float() for norm in torch._foreach_norm(gradients)]).isfinite().all()
 
 
 def _check_weights(model: nn.Module, step: int) -> None:
