@@ -1,37 +1,81 @@
 """One image to a posed, textured animal: a network that moves the handles of a template.
 
 Source: Kokkinos & Kokkinos, "Learning monocular 3D reconstruction of articulated categories from motion", CVPR 2021,
-sections 3.1 and 4. Encoder, camera and texture are those of `lib.models.cmr`: here the texture is a flow, whereas the
-paper decodes colours.
+sections 3.1 and 4. Encoder, camera and texture are those of `lib.models.category`: here the texture is a flow, whereas
+the paper decodes colours.
 """
 
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from collections.abc import Callable
+from dataclasses import dataclass
 
-import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from lib import rendering
 from lib.checks import check_tensor
+from lib.datasets import check_batch
+from lib.geometry.cameras import WeakPerspective
 from lib.geometry.mesh import Mesh
-from lib.models.cmr import CategoryNetwork
+from lib.losses.keypoints import camera_loss, keypoint_loss
+from lib.losses.mesh import edge_rigidity, laplacian_loss, ring_pairs
+from lib.losses.silhouette import mask_loss
+from lib.models.category import CategoryNetwork, with_sum
 
 
-class Articulation(NamedTuple):
-    """Prediction for B images.
+@dataclass(frozen=True)
+class Weights:
+    """Weights of the terms of `Articulated.loss` and of a pose's cost, those of chapter 6; 0 leaves a term out."""
 
-    offsets: the numbers that pose the template, in the form that its deformation takes: handle offsets (B, K, 3),
-    coefficients (B, 3·K) of a basis, or vertex offsets (B, V, 3); verts (B, V, 3): the posed mesh; camera (B, 7):
-    `WeakPerspective.to_vector`; flow (B, S, 2·S, 2): for each point of the sphere image, the point of the image plane
-    where its colour is to be picked.
+    keypoint: float = 30.0
+    mask: float = 10.0
+    rigidity: float = 2.0
+    laplacian: float = 10.0
+    camera: float = 5.0
+    texture: float = 1.0
+
+
+class PoseCost(nn.Module):
+    """What it costs to see a posed template in pictures: keypoints, mask, local rigidity, Laplacian, by name.
+
+    template (V vertices, at rest); keypoint_vertices (K,): the vertex that each keypoint is.
     """
 
-    offsets: Float[Tensor, "B ..."]
-    verts: Float[Tensor, "B V 3"]
-    camera: Float[Tensor, "B 7"]
-    flow: Float[Tensor, "B S 2*S 2"]
+    def __init__(self, template: Mesh, keypoint_vertices: Int[Tensor, "K"]) -> None:
+        super().__init__()
+        check_tensor("keypoint_vertices", keypoint_vertices, "K", kind="integer")
+        self.register_buffer("rest", template.verts.detach().clone(), persistent=False)
+        self.register_buffer("faces", template.faces.clone(), persistent=False)
+        self.register_buffer("keypoint_vertices", keypoint_vertices.clone(), persistent=False)
+        self.register_buffer("pairs", ring_pairs(template.faces, 2), persistent=False)
+
+    def forward(
+        self,
+        verts: Float[Tensor, "B V 3"],
+        camera: WeakPerspective,
+        batch: dict[str, Tensor],
+        weights: Weights = Weights(),
+    ) -> dict[str, Tensor]:
+        """Compute the terms. batch: mask, keypoints and keypoint_visible, as `lib.datasets.KEYS` describes them.
+
+        The rigidity is the mean over pairs of vertices, at most two edges apart, of the change of their distance (the
+        paper's equation 8).
+        """
+        projected, terms = camera.project(verts), {}
+        if weights.keypoint:
+            seen = projected[:, self.keypoint_vertices, :2]
+            error = keypoint_loss(seen, batch["keypoints"], batch["keypoint_visible"])
+            terms["keypoint"] = weights.keypoint * error
+        if weights.mask:
+            drawn = rendering.silhouette(projected, self.faces, batch["mask"].shape[-1])
+            terms["mask"] = weights.mask * mask_loss(drawn, batch["mask"])
+        if weights.rigidity:
+            terms["rigidity"] = weights.rigidity * edge_rigidity(verts, self.rest, self.pairs).mean()
+        if weights.laplacian:
+            terms["laplacian"] = weights.laplacian * laplacian_loss(verts, self.faces)
+        return terms
 
 
 class Articulated(CategoryNetwork):
@@ -39,12 +83,20 @@ class Articulated(CategoryNetwork):
 
     template: of size about 1. sphere (V, 3): unit vectors, where each vertex of the template lies on the sphere that
     carries the texture. deformation: a layer of `lib.deformation` made for this template; what it learns is learned
-    with the network, and its `offset_shape` says how many numbers the network predicts. sizes: see `CategoryNetwork`.
+    with the network, and its `offset_shape` says how many numbers the network predicts. keypoint_vertices (K,): the
+    vertex that each keypoint is, which only `loss` needs. sizes: see `CategoryNetwork`.
 
     Raises ValueError for a sphere of another size, or a deformation that does not tell its offset_shape.
     """
 
-    def __init__(self, template: Mesh, sphere: Float[Tensor, "V 3"], deformation: nn.Module, **sizes: int) -> None:
+    def __init__(
+        self,
+        template: Mesh,
+        sphere: Float[Tensor, "V 3"],
+        deformation: nn.Module,
+        keypoint_vertices: Int[Tensor, "K"] | None = None,
+        **sizes: int,
+    ) -> None:
         check_tensor("sphere", sphere, f"{len(template.verts)} 3", finite=True)
         shape = getattr(deformation, "offset_shape", None)
         if shape is None:
@@ -54,14 +106,36 @@ class Articulated(CategoryNetwork):
             )
         super().__init__(template.faces, sphere, math.prod(shape), **sizes)
         self.deformation = deformation
+        self.cost = None if keypoint_vertices is None else PoseCost(template, keypoint_vertices)
 
-    def pose(self, code: Float[Tensor, "B F"]) -> tuple[Float[Tensor, "B ..."], Float[Tensor, "B V 3"]]:
-        """Return offsets and mesh for codes of the encoder."""
+    def shape(self, code: Float[Tensor, "B F"]) -> tuple[Float[Tensor, "B ..."], Float[Tensor, "B V 3"]]:
+        """Return offsets, in the form that the deformation takes, and the posed mesh for codes of the encoder."""
         offsets = self.offset_head(code).unflatten(-1, self.deformation.offset_shape)
         return offsets, self.deformation(offsets)
 
-    def forward(self, images: Float[Tensor, "B 3 H W"]) -> Articulation:
-        code = self.encoder(images).float()
-        # Only the encoder runs in mixed precision, as in CMR.
-        with torch.autocast(images.device.type, enabled=False):
-            return Articulation(*self.pose(code), self.camera(code), self.flow(code))
+    def loss(
+        self,
+        batch: dict[str, Tensor],
+        weights: Weights = Weights(),
+        *,
+        features: Callable[[Tensor], list[Tensor]] | None = None,
+    ) -> dict[str, Tensor]:
+        """Compute the terms by name, weighted, and their sum "loss": the pose's cost, the camera's and the texture's.
+
+        batch: image, mask, keypoints, keypoint_visible and camera, as `lib.datasets.KEYS` describes them. All that
+            projects uses the batch's camera; the predicted camera is only asked to agree with it.
+        features: for the texture, see `CategoryNetwork.texture_loss`.
+
+        Raises ValueError for a batch that lacks a key, or a model that was made without keypoint_vertices.
+        """
+        if self.cost is None:
+            raise ValueError("the model has no keypoints; make it with keypoint_vertices to compute its loss")
+        check_batch(batch, "image", "mask", "keypoints", "keypoint_visible", "camera")
+        camera, prediction = WeakPerspective.from_vector(batch["camera"]), self(batch["image"])
+        terms = self.cost(prediction.verts, camera, batch, weights)
+        if weights.camera:
+            terms["camera"] = weights.camera * camera_loss(prediction.camera, batch["camera"])
+        if weights.texture:
+            look = self.texture_loss(batch, prediction.flow, prediction.verts, camera, features)
+            terms["texture"] = weights.texture * look
+        return with_sum(terms)

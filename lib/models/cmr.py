@@ -6,104 +6,40 @@ ECCV 2018. The docstrings mark the differences from it.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from lib import rendering
 from lib.checks import check_tensor
+from lib.datasets import check_batch
 from lib.geometry.cameras import WeakPerspective
-from lib.geometry.image_plane import sample_image
-from lib.geometry.rotations import matrix_to_quaternion, matrix_to_rotation_6d, rotation_6d_to_matrix, view_rotation
-from lib.layers.convolutional import Encoder
-from lib.layers.sphere import SphereDecoder, sphere_coordinates
+from lib.losses.keypoints import assignment_entropy, camera_loss, keypoint_loss
+from lib.losses.mesh import laplacian_loss
+from lib.losses.photometric import outside_loss
+from lib.losses.silhouette import mask_loss
+from lib.models.category import CategoryNetwork, with_sum
 
 
-class Prediction(NamedTuple):
-    """Prediction for B images.
+@dataclass(frozen=True)
+class Weights:
+    """Weights of the terms of `CMR.loss`; a term of weight 0 is not computed.
 
-    offset (B, V, 3): ΔV, the difference of this animal from the mean shape, mirror-symmetric unless the model was
-    made with symmetric_offsets=False; camera (B, 7): `WeakPerspective.to_vector`; flow (B, S, 2·S, 2): for each point
-    of the sphere image (see `SphereDecoder`), the point of the image plane where its colour is to be picked.
+    The defaults are chapter 5's, for some hundred steps. The paper has mask 2, laplacian 30 and deformation 10, which
+    go with several hundred thousand.
     """
 
-    offset: Float[Tensor, "B V 3"]
-    camera: Float[Tensor, "B 7"]
-    flow: Float[Tensor, "B S 2*S 2"]
-
-
-class CategoryNetwork(nn.Module):
-    """Base of the category models: one image in; numbers for the shape, a camera and a texture out.
-
-    faces (F, 3); sphere (V, 3): unit vectors, where each vertex lies on the sphere that carries the texture;
-    outputs: how many numbers describe the shape, near zero at the start. image_size, width, map_channels, features:
-    of the `Encoder`; texture_size: rows of the sphere image.
-    """
-
-    def __init__(
-        self,
-        faces: Int[Tensor, "F 3"],
-        sphere: Float[Tensor, "V 3"],
-        outputs: int,
-        *,
-        image_size: int = 256,
-        width: int = 64,
-        map_channels: int = 256,
-        features: int = 200,
-        texture_size: int = 64,
-        texture_width: int = 64,
-    ) -> None:
-        super().__init__()
-        self.register_buffer("faces", faces.clone(), persistent=False)
-        self.register_buffer("sphere", sphere.clone(), persistent=False)
-        self.encoder = Encoder(image_size, width, map_channels, features)
-        self.offset_head = nn.Linear(features, outputs)
-        # Predict scale, shift, and the first two rows of a rotation. The paper's code predicts a quaternion; but after
-        # one walk around the animal a quaternion arrives at its negative, and no continuous network can follow that.
-        self.camera_head = nn.Linear(features, 9)
-        self.texture_head = SphereDecoder(features, 2, texture_size, texture_width)
-        nn.init.normal_(self.offset_head.weight, std=1e-4)
-        nn.init.zeros_(self.offset_head.bias)
-        nn.init.normal_(self.camera_head.weight, std=1e-2)
-        from_the_side = matrix_to_rotation_6d(view_rotation(torch.zeros(()), torch.zeros(())))
-        with torch.no_grad():
-            self.camera_head.bias.copy_(torch.cat([torch.zeros(3), from_the_side]))
-
-    def camera(self, code: Float[Tensor, "B F"]) -> Float[Tensor, "B 7"]:
-        """Return scale (positive), shift and unit quaternion, as `WeakPerspective.to_vector`."""
-        camera = self.camera_head(code)
-        scale = F.relu(camera[:, :1] + 1) + 1e-12
-        quaternion = matrix_to_quaternion(rotation_6d_to_matrix(camera[:, 3:]))
-        return torch.cat([scale, camera[:, 1:3], quaternion], -1)
-
-    def flow(self, code: Float[Tensor, "B F"]) -> Float[Tensor, "B S 2*S 2"]:
-        """Return for each point of the sphere image where in the image plane to pick its colour."""
-        return self.texture_head(code).permute(0, 2, 3, 1).tanh()
-
-    def paint(
-        self,
-        verts: Float[Tensor, "B V 3"],
-        camera: WeakPerspective,
-        texture: Float[Tensor, "B 3 S 2*S"],
-        image_size: int,
-        background: float = 1.0,
-    ) -> Float[Tensor, "B 3 H W"]:
-        """Draw the mesh with its texture, without light, because the texture contains the light already. No gradient
-        reaches shape or camera: the texture must not bend the shape."""
-        projected = camera.project(verts).detach()
-        fragments = rendering.rasterize(projected, self.faces, image_size)
-        directions = rendering.interpolate(self.sphere, self.faces, fragments).permute(0, 2, 3, 1)
-        directions = torch.where(fragments.mask[..., None], directions, self.sphere[0])
-        colors = sample_image(texture, sphere_coordinates(directions))
-        return torch.where(fragments.mask[:, None], colors, background)
-
-    def vertex_colors(self, texture: Float[Tensor, "B 3 S 2*S"]) -> Float[Tensor, "B V 3"]:
-        """Look up the texture at the vertices."""
-        at = sphere_coordinates(self.sphere).expand(len(texture), 1, -1, -1)
-        return sample_image(texture, at)[:, :, 0].mT
+    keypoint: float = 30.0
+    mask: float = 20.0
+    camera: float = 2.0
+    laplacian: float = 4.0
+    deformation: float = 2.0
+    entropy: float = 0.16
+    texture: float = 0.5
+    outside: float = 0.25
 
 
 class CMR(CategoryNetwork):
@@ -112,7 +48,8 @@ class CMR(CategoryNetwork):
     verts (V, 3), faces (F, 3): the shape to start from, mirror-symmetric about z = 0 under `mirror` (V,); sphere
     (V, 3): unit vectors, where each vertex lies on the sphere that carries the texture. keypoint_permutation (K,):
     for each keypoint the one on the other side. symmetric_offsets: True as in the paper; False gives every vertex an
-    offset of its own, so that an animal can put one leg before the other. sizes: see `CategoryNetwork`.
+    offset of its own, so that an animal can put one leg before the other. sizes: see `CategoryNetwork`. The predicted
+    offsets are ΔV (B, V, 3), the difference of this animal from the mean shape.
 
     Half of the mean shape's vertices are free, the others are their mirror images. The assignment A is symmetric in
     the same way: a left keypoint is the mirror image of the right one. (The paper's code leaves A free.)
@@ -167,11 +104,59 @@ class CMR(CategoryNetwork):
         """Return the keypoints as expected vertices, A V."""
         return self.assignment @ verts
 
-    def forward(self, images: Float[Tensor, "B 3 H W"]) -> Prediction:
-        code = self.encoder(images).float()
-        # Only the encoder runs in mixed precision: bfloat16 would round a quaternion by a third of a degree.
-        with torch.autocast(images.device.type, enabled=False):
-            offset = self.offset_head(code).unflatten(-1, (-1, 3))
-            if self.symmetric_offsets:
-                offset = self.symmetric(offset)
-            return Prediction(offset, self.camera(code), self.flow(code))
+    def shape(self, code: Float[Tensor, "B F"]) -> tuple[Float[Tensor, "B V 3"], Float[Tensor, "B V 3"]]:
+        """Return ΔV, and the vertices V̄ + ΔV, for codes of the encoder."""
+        offsets = self.offset_head(code).unflatten(-1, (-1, 3))
+        if self.symmetric_offsets:
+            offsets = self.symmetric(offsets)
+        return offsets, self.mean_shape + offsets
+
+    def loss(
+        self,
+        batch: dict[str, Tensor],
+        weights: Weights = Weights(),
+        *,
+        features: Callable[[Tensor], list[Tensor]] | None = None,
+        deform: bool = True,
+    ) -> dict[str, Tensor]:
+        """Compute the terms of the paper's objective by name, weighted, and their sum "loss" (section 3.2 and 3.3).
+
+        batch: image, mask, keypoints, keypoint_visible, camera, and for the weight `outside` also distances, as
+            `lib.datasets.KEYS` describes them. All that projects uses the batch's camera; the predicted camera is only
+            asked to agree with it, so that a bad one cannot spoil the shape.
+        features: for the texture, see `CategoryNetwork.texture_loss`.
+        deform: False leaves ΔV out: the mean shape by itself, for everybody. (The network is then called for camera or
+            texture only.)
+
+        Raises ValueError for a batch that lacks a key.
+        """
+        needed = ["image", "mask", "keypoints", "keypoint_visible", "camera"]
+        check_batch(batch, *needed, *(["distances"] if weights.outside else []))
+        camera, terms = WeakPerspective.from_vector(batch["camera"]), {}
+        verts = self.mean_shape.expand(len(batch["image"]), -1, -1)
+        if deform or weights.camera or weights.texture or weights.outside:
+            prediction = self(batch["image"])
+        if weights.camera:
+            terms["camera"] = weights.camera * camera_loss(prediction.camera, batch["camera"])
+        if deform:
+            verts = prediction.verts
+            if weights.deformation:
+                terms["deformation"] = weights.deformation * prediction.offsets.norm(dim=-1).mean()
+        projected = camera.project(verts)
+        if weights.keypoint:
+            seen = self.assignment @ projected[..., :2]
+            error = keypoint_loss(seen, batch["keypoints"], batch["keypoint_visible"])
+            terms["keypoint"] = weights.keypoint * error
+        if weights.laplacian:
+            terms["laplacian"] = weights.laplacian * laplacian_loss(verts, self.faces)
+        if weights.entropy:
+            terms["entropy"] = weights.entropy * assignment_entropy(self.assignment)
+        if weights.mask:
+            drawn = rendering.silhouette(projected, self.faces, batch["mask"].shape[-1])
+            terms["mask"] = weights.mask * mask_loss(drawn, batch["mask"])
+        if weights.texture:
+            look = self.texture_loss(batch, prediction.flow, verts, camera, features)
+            terms["texture"] = weights.texture * look
+        if weights.outside:
+            terms["outside"] = weights.outside * outside_loss(prediction.flow, batch["distances"])
+        return with_sum(terms)

@@ -14,6 +14,7 @@ Normals point out of the object, towards the camera (z < 0); the light's directi
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -23,6 +24,7 @@ from torch.nn import functional as F
 
 from lib import rendering
 from lib.checks import check_same_device, check_tensor
+from lib.datasets import check_batch
 from lib.geometry.depth_maps import depth_to_normals, depth_to_points, grid_faces, project, steep_pixels
 from lib.geometry.image_plane import pixel_centers, sample_image
 from lib.geometry.turntable import FOCAL, turn, turn_back
@@ -157,6 +159,30 @@ def render(
     return Rendering(image, seen, mask, normals, shade)
 
 
+@dataclass(frozen=True)
+class Objective:
+    """What `PhotoGeometricAutoencoder.loss` asks for.
+
+    flip_weight: w, the weight of the mirrored explanation. flip_depth, flip_albedo, lit, confidence: False for the
+        paper's ablations.
+    smoothness, curvature, likeness, level: weights of four aids, 0 in the paper. The first two ask for a smooth relief,
+        in units of RANGE; likeness for faces near their average (the mean square of `Factors.difference`); level for
+        faces that look neither up nor down on average (the square of the batch's mean pitch).
+    steepest: see `reproject`.
+    """
+
+    flip_weight: float = 0.5
+    flip_depth: bool = True
+    flip_albedo: bool = True
+    lit: bool = True
+    confidence: bool = True
+    smoothness: float = 0.0
+    curvature: float = 0.0
+    likeness: float = 0.0
+    level: float = 0.0
+    steepest: float | None = None
+
+
 class PhotoGeometricAutoencoder(nn.Module):
     """Five networks from a picture (B, 3, S, S) in [0, 1] to its `Factors`.
 
@@ -242,6 +268,16 @@ class PhotoGeometricAutoencoder(nn.Module):
             difference=difference,
         )
 
+    def loss(
+        self,
+        batch: dict[str, Tensor],
+        objective: Objective = Objective(),
+        features: nn.Module | None = None,
+    ) -> dict[str, Tensor]:
+        """Explain the batch's image, and compute the terms of `photogeometric_loss`."""
+        check_batch(batch, "image")
+        return photogeometric_loss(batch["image"], self(batch["image"]), objective, features)
+
 
 def without_tilt(maps: Float[Tensor, "... H W"]) -> Float[Tensor, "... H W"]:
     """Remove the best-fitting slope from top to bottom; the means stay."""
@@ -277,27 +313,12 @@ def border(width: int) -> int:
 def photogeometric_loss(
     images: Float[Tensor, "B 3 H W"],
     factors: Factors,
-    *,
-    flip_weight: float = 0.5,
-    flip_depth: bool = True,
-    flip_albedo: bool = True,
-    lit: bool = True,
-    confidence: bool = True,
+    objective: Objective = Objective(),
     features: nn.Module | None = None,
-    smoothness: float = 0.0,
-    curvature: float = 0.0,
-    likeness: float = 0.0,
-    level: float = 0.0,
-    steepest: float | None = None,
 ) -> dict[str, Tensor]:
     """Compute the loss ℒ(Î, I, σ) + w ℒ(Î', I, σ'): the Laplacian likelihood and, with `features`, the perceptual one.
 
-    flip_weight: w. flip_depth, flip_albedo, lit, confidence: False for the paper's ablations.
     features: an encoder from pictures to feature maps of a quarter of the size (`lib.layers.perceptual`).
-    smoothness, curvature, likeness, level: weights of four aids, 0 in the paper. The first two ask for a smooth relief,
-        in units of RANGE; likeness for faces near their average (the mean square of `factors.difference`); level for
-        faces that look neither up nor down on average (the square of the batch's mean pitch).
-    steepest: see `reproject`.
 
     Returns the terms by name: "loss", the sum; "photometric"; "perceptual"; "error", the mean |Î − I|; "seen", the
     share of the picture that the turned surface covers (if it shrinks, the model is collapsing).
@@ -305,11 +326,11 @@ def photogeometric_loss(
     depth, albedo, light, view, sigma, sigma_features, difference = factors
     b = len(images)
     both = render(
-        torch.cat([depth, depth.flip(-1) if flip_depth else depth]),
-        torch.cat([albedo, albedo.flip(-1) if flip_albedo else albedo]),
-        torch.cat([light, light]) if lit else constant(light, 1.0, 0.0, 0.0, 0.0).expand(2 * b, 4),
+        torch.cat([depth, depth.flip(-1) if objective.flip_depth else depth]),
+        torch.cat([albedo, albedo.flip(-1) if objective.flip_albedo else albedo]),
+        torch.cat([light, light]) if objective.lit else constant(light, 1.0, 0.0, 0.0, 0.0).expand(2 * b, 4),
         torch.cat([view, view]),
-        steepest,
+        objective.steepest,
     )
     if features is not None:
         with torch.no_grad():
@@ -317,21 +338,21 @@ def photogeometric_loss(
         found = features(both.image * both.mask[:, None])
         seen = -F.max_pool2d(-both.mask[:, None], 4)[:, 0]
     photometric = perceptual = images.new_zeros(())
-    for side, weight in ((0, 1.0), (1, flip_weight)):
+    for side, weight in ((0, 1.0), (1, objective.flip_weight)):
         part = slice(side * b, (side + 1) * b)
-        spread = sigma[:, side] if confidence else None
+        spread = sigma[:, side] if objective.confidence else None
         photometric = photometric + weight * laplacian_nll(both.image[part], images, spread, both.mask[part])
         if features is not None:
-            spread = sigma_features[:, side] if confidence else None
+            spread = sigma_features[:, side] if objective.confidence else None
             perceptual = perceptual + weight * gaussian_nll(found[part], wanted, spread, seen[part])
     loss = photometric + perceptual
-    if smoothness or curvature:
+    if objective.smoothness or objective.curvature:
         relief = (depth - MIDDLE) / RANGE
-        loss = loss + smoothness * smoothness_loss(relief) + curvature * curvature_loss(relief)
-    if likeness:
-        loss = loss + likeness * difference.square().mean()
-    if level:
-        loss = loss + level * view[:, 0].mean().square()
+        loss = loss + objective.smoothness * smoothness_loss(relief) + objective.curvature * curvature_loss(relief)
+    if objective.likeness:
+        loss = loss + objective.likeness * difference.square().mean()
+    if objective.level:
+        loss = loss + objective.level * view[:, 0].mean().square()
     error = (both.mask[:b] * (both.image[:b] - images).abs().mean(1)).sum() / both.mask[:b].sum()
     return {
         "loss": loss,

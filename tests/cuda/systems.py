@@ -15,15 +15,12 @@ from lib.datasets import augmentation
 from lib.deformation.handles import HandleLayer
 from lib.geometry import pointsets
 from lib.geometry.cameras import WeakPerspective
-from lib.geometry.image_plane import foreground_distance, sample_image
+from lib.geometry.image_plane import foreground_distance
 from lib.geometry.mesh import icosphere, mirror_permutation
 from lib.geometry.rotations import random_quaternions
 from lib.layers.convolutional import ResNet18
 from lib.layers.perceptual import RotationFeatures
 from lib.losses import mesh
-from lib.losses.keypoints import assignment_entropy, camera_loss, keypoint_loss
-from lib.losses.photometric import outside_loss, perceptual_distance
-from lib.losses.silhouette import mask_loss
 from lib.models import articulated, cmr, unsup3d
 
 PERMUTATION = torch.tensor([0, 2, 1, 3])
@@ -132,23 +129,7 @@ def chapter_5(device: str, scale: Scale, steps: int, watch=nothing, **options) -
         batch = augmentation.mirror(batch, torch.rand(scale.batch, device=device) < 0.5, permutation)
         zoom, shift = torch.ones(scale.batch, device=device), torch.zeros(scale.batch, 2, device=device)
         batch = augmentation.jitter(batch, zoom, shift)
-        camera = WeakPerspective.from_vector(batch["camera"])
-        prediction = model(batch["image"])
-        verts = model.mean_shape + prediction.offset
-        projected = camera.project(verts)
-        seen = model.assignment @ projected[..., :2]
-        drawn = rendering.silhouette(projected, model.faces, scale.size)
-        picture = model.paint(verts, camera, sample_image(batch["image"], prediction.flow), scale.size)
-        terms = {
-            "camera": camera_loss(prediction.camera, batch["camera"]),
-            "keypoint": keypoint_loss(seen, batch["keypoints"], batch["keypoint_visible"]),
-            "laplacian": mesh.laplacian_loss(verts, model.faces),
-            "entropy": assignment_entropy(model.assignment),
-            "mask": mask_loss(drawn, batch["mask"]),
-            "look": perceptual_distance(lambda images: seer.stages(images, 2), picture, batch["image"]).mean(),
-            "outside": outside_loss(prediction.flow, batch["distances"]),
-        }
-        return {"loss": sum(terms.values()), **terms}
+        return model.loss(batch, features=lambda images: seer.stages(images, 2))
 
     training.fit(model, loss_fn, pictures(scale), steps=steps, batch_size=scale.batch, device=device, **options)
 
@@ -156,29 +137,13 @@ def chapter_5(device: str, scale: Scale, steps: int, watch=nothing, **options) -
 def chapter_6(device: str, scale: Scale, steps: int, watch=nothing, **options) -> None:
     """A template, handles that move it, and the network that poses it."""
     ball = icosphere(scale.ball)
-    model = articulated.Articulated(ball, ball.verts, HandleLayer(ball, 5), **scale.network)
-    at_rest, faces = ball.verts.to(device), ball.faces.to(device)
-    pairs, landmarks = mesh.ring_pairs(ball.faces, 2).to(device), torch.arange(4, device=device)
+    model = articulated.Articulated(ball, ball.verts, HandleLayer(ball, 5), torch.arange(4), **scale.network)
     permutation = PERMUTATION.to(device)
 
     def loss_fn(model, batch, step):
         watch(step)
         batch = augmentation.mirror(batch, torch.rand(scale.batch, device=device) < 0.5, permutation)
-        camera = WeakPerspective.from_vector(batch["camera"])
-        prediction = model(batch["image"])
-        projected = camera.project(prediction.verts)
-        drawn = rendering.silhouette(projected, faces, scale.size)
-        texture = sample_image(batch["image"], prediction.flow)
-        picture = model.paint(prediction.verts, camera, texture, scale.size)
-        terms = {
-            "camera": camera_loss(prediction.camera, batch["camera"]),
-            "keypoint": keypoint_loss(projected[:, landmarks, :2], batch["keypoints"], batch["keypoint_visible"]),
-            "mask": mask_loss(drawn, batch["mask"]),
-            "rigidity": mesh.edge_rigidity(prediction.verts, at_rest, pairs).mean(),
-            "laplacian": mesh.laplacian_loss(prediction.verts, faces),
-            "texture": ((picture - batch["image"]).abs() * batch["mask"][:, None]).mean(),
-        }
-        return {"loss": sum(terms.values()), **terms}
+        return model.loss(batch)
 
     training.fit(model, loss_fn, pictures(scale), steps=steps, batch_size=scale.batch, device=device, **options)
 
@@ -188,13 +153,13 @@ def chapter_9(device: str, scale: Scale, steps: int, watch=nothing, **options) -
     aids = dict(average=True, level_albedo=True, prior=0.5, coarse=2)
     model = unsup3d.PhotoGeometricAutoencoder(scale.size, scale.width, 2 * scale.width, **aids)
     features = RotationFeatures(scale.width).to(device)
+    objective = unsup3d.Objective(smoothness=0.1, curvature=0.1, likeness=1.0, level=0.1, steepest=2.0)
 
     def loss_fn(model, batch, step):
         watch(step)
         mirrored = torch.rand(scale.batch, 1, 1, 1, device=device) < 0.5
         seen = torch.where(mirrored, batch["image"].flip(-1), batch["image"])
-        aids = dict(smoothness=0.1, curvature=0.1, likeness=1.0, level=0.1, steepest=2.0)
-        return unsup3d.photogeometric_loss(seen, model(seen), features=features, **aids)
+        return model.loss({"image": seen}, objective, features)
 
     data = {"image": torch.rand(2 * scale.batch, 3, scale.size, scale.size)}
     options |= dict(steps=steps, batch_size=scale.batch, device=device, mixed_precision=False)

@@ -6,14 +6,17 @@ import numpy as np
 import pytest
 import torch
 
-from lib import training, weights
+from lib import rendering, training, weights
 from lib.deformation.basis import LinearBasis
 from lib.deformation.free import FreeVertices
 from lib.deformation.handles import HandleLayer
 from lib.geometry.cameras import WeakPerspective
 from lib.geometry.image_plane import sample_image
 from lib.geometry.mesh import Mesh, icosphere
-from lib.models.articulated import Articulated
+from lib.geometry.rotations import random_quaternions
+from lib.losses import mesh as mesh_losses
+from lib.losses.keypoints import camera_loss, keypoint_loss
+from lib.models.articulated import Articulated, Weights
 
 SIZES = {
     "image_size": 64,
@@ -36,7 +39,7 @@ every_deformation = pytest.mark.parametrize("deformation", SHAPES)
 
 def make_model(deformation="handles", seed=0):
     torch.manual_seed(seed)
-    return Articulated(TEMPLATE, BALL.verts, LAYERS[deformation](), **SIZES)
+    return Articulated(TEMPLATE, BALL.verts, LAYERS[deformation](), torch.arange(4), **SIZES)
 
 
 @every_deformation
@@ -91,7 +94,7 @@ def test_pose_is_what_the_forward_pass_uses():
     images = torch.rand(2, 3, 64, 64)
     with torch.no_grad():
         prediction = model(images)
-        offsets, verts = model.pose(model.encoder(images))
+        offsets, verts = model.shape(model.encoder(images))
     torch.testing.assert_close(offsets, prediction.offsets)
     torch.testing.assert_close(verts, prediction.verts)
 
@@ -134,6 +137,37 @@ def test_deformations_tell_the_shape_of_their_offsets(deformation):
     layer = LAYERS[deformation]()
     assert layer.offset_shape == SHAPES[deformation]
     assert layer(torch.zeros(2, *layer.offset_shape)).shape == (2, 162, 3)
+
+
+@every_deformation
+def test_the_loss_is_the_sum_of_the_papers_terms(deformation):
+    model = make_model(deformation).eval()
+    mask = torch.zeros(2, 64, 64)
+    mask[:, 16:48, 8:56] = 1
+    view = WeakPerspective(torch.full((2,), 0.8), torch.zeros(2, 2), random_quaternions(2))
+    batch = {"image": torch.rand(2, 3, 64, 64), "mask": mask, "camera": view.to_vector()}
+    batch |= {"keypoints": torch.rand(2, 4, 2) - 0.5, "keypoint_visible": torch.rand(2, 4) > 0.3}
+    terms, prediction, default = model.loss(batch), model(batch["image"]), Weights()
+    projected = view.project(prediction.verts)
+    picture = model.paint(prediction.verts, view, sample_image(batch["image"], prediction.flow), 64)
+    pairs = mesh_losses.ring_pairs(TEMPLATE.faces, 2)
+    expected = {
+        "keypoint": keypoint_loss(projected[:, :4, :2], batch["keypoints"], batch["keypoint_visible"]),
+        "mask": (rendering.silhouette(projected, model.faces, 64) - mask).square().mean(),
+        "rigidity": mesh_losses.edge_rigidity(prediction.verts, TEMPLATE.verts, pairs).mean(),
+        "laplacian": mesh_losses.laplacian_loss(prediction.verts, model.faces),
+        "camera": camera_loss(prediction.camera, batch["camera"]),
+        "texture": ((picture - batch["image"]).abs() * mask[:, None]).mean(),
+    }
+    assert set(terms) == {"loss", *expected}
+    for name, value in expected.items():
+        torch.testing.assert_close(terms[name], getattr(default, name) * value)
+    torch.testing.assert_close(terms["loss"], sum(value for name, value in terms.items() if name != "loss"))
+    assert set(model.loss(batch, Weights(mask=0, camera=0, texture=0))) == {"loss", "keypoint", "rigidity", "laplacian"}
+    with pytest.raises(ValueError, match="lacks 'camera'"):
+        model.loss({name: value for name, value in batch.items() if name != "camera"})
+    with pytest.raises(ValueError, match="make it with keypoint_vertices"):
+        Articulated(TEMPLATE, BALL.verts, LAYERS[deformation](), **SIZES).loss(batch)
 
 
 def test_bad_input_is_refused_in_one_line():

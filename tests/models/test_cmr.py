@@ -17,8 +17,9 @@ from lib.geometry.rotations import matrix_to_quaternion, random_rotations, view_
 from lib.layers.convolutional import ResNet18
 from lib.layers.sphere import sphere_coordinates
 from lib.losses.keypoints import assignment_entropy, camera_loss, keypoint_loss
+from lib.losses.mesh import laplacian_loss
 from lib.losses.photometric import outside_loss, perceptual_distance
-from lib.models.cmr import CMR
+from lib.models.cmr import CMR, Weights
 
 STRETCH = torch.tensor([1.0, 0.6, 0.4])
 PERMUTATION = torch.tensor([0, 2, 1, 3])
@@ -60,10 +61,10 @@ def side_view():
 def test_shape_and_offsets_are_symmetric():
     model = make_model()
     prediction = model(torch.rand(2, 3, 64, 64))
-    assert prediction.offset.shape == (2, 162, 3)
+    assert prediction.offsets.shape == (2, 162, 3)
     assert prediction.camera.shape == (2, 7) and prediction.flow.shape == (2, 16, 32, 2)
     mirrored = model.mirror
-    for verts in (model.mean_shape[None], prediction.offset):
+    for verts in (model.mean_shape[None], prediction.offsets):
         torch.testing.assert_close(verts[:, mirrored] * torch.tensor([1, 1, -1]), verts, atol=0, rtol=0)
     start = 0.7 * icosphere(2).verts * STRETCH
     torch.testing.assert_close(make_model().mean_shape, start, atol=1e-6, rtol=0)
@@ -71,7 +72,7 @@ def test_shape_and_offsets_are_symmetric():
 
 def test_offsets_may_be_asymmetric_about_a_symmetric_mean():
     model = make_model(symmetric_offsets=False)
-    offset = model(torch.rand(2, 3, 64, 64)).offset
+    offset = model(torch.rand(2, 3, 64, 64)).offsets
     assert offset.shape == (2, 162, 3)
     assert (offset[:, model.mirror] * torch.tensor([1, 1, -1]) - offset).abs().max() > 1e-5
     mean = model.mean_shape
@@ -124,7 +125,7 @@ def test_assignment_is_a_symmetric_distribution():
 def test_gradients_of_shape_camera_keypoints_and_mask_reach_their_heads():
     model = make_model()
     prediction = model(torch.rand(2, 3, 64, 64))
-    verts = model.mean_shape + prediction.offset
+    verts = prediction.verts
     projected = WeakPerspective.from_vector(prediction.camera).project(verts)
     keypoints = model.assignment @ projected
     loss = rendering.silhouette(projected, model.faces, 32).sum() + keypoints.square().sum()
@@ -139,7 +140,7 @@ def test_texture_loss_leaves_the_gradient_of_the_shape_at_exactly_zero():
     masks = torch.zeros(2, 64, 64)
     masks[:, 16:48, 8:56] = 1
     prediction = model(images)
-    shape = (model.mean_shape + prediction.offset).detach().requires_grad_()
+    shape = prediction.verts.detach().requires_grad_()
     camera = make_camera(2).to_vector().requires_grad_()
     texture = sample_image(images, prediction.flow)
     picture = model.paint(shape, WeakPerspective.from_vector(camera), texture, 64)
@@ -308,3 +309,76 @@ def test_vertices_and_pixels_agree_on_the_texture():
     colors = model.vertex_colors(texture)
     at = sphere_coordinates(model.sphere)[None, None]
     torch.testing.assert_close(colors, sample_image(texture, at)[:, :, 0].mT)
+
+
+def make_batch(model, count=3):
+    mask = torch.zeros(count, 64, 64)
+    mask[:, 16:48, 8:56] = 1
+    return {
+        "image": torch.rand(count, 3, 64, 64),
+        "mask": mask,
+        "distances": foreground_distance(mask),
+        "keypoints": torch.rand(count, 4, 2) - 0.5,
+        "keypoint_visible": torch.rand(count, 4) > 0.3,
+        "camera": make_camera(count).to_vector(),
+    }
+
+
+def test_the_loss_is_the_sum_of_the_papers_terms():
+    model = make_model().eval()
+    batch, weights = make_batch(model), Weights()
+    features = ResNet18(4, pool=False).eval().requires_grad_(False)
+    terms = model.loss(batch, features=features.stages)
+    prediction, camera = model(batch["image"]), WeakPerspective.from_vector(batch["camera"])
+    torch.testing.assert_close(prediction.verts, model.mean_shape + prediction.offsets)
+    projected = camera.project(prediction.verts)
+    drawn = rendering.silhouette(projected, model.faces, 64)
+    picture = model.paint(prediction.verts, camera, sample_image(batch["image"], prediction.flow), 64)
+    pair = [pictures * batch["mask"][:, None] for pictures in (picture, batch["image"])]
+    keypoints = model.assignment @ projected[..., :2]
+    expected = {
+        "camera": camera_loss(prediction.camera, batch["camera"]),
+        "deformation": prediction.offsets.norm(dim=-1).mean(),
+        "keypoint": keypoint_loss(keypoints, batch["keypoints"], batch["keypoint_visible"]),
+        "laplacian": laplacian_loss(prediction.verts, model.faces),
+        "entropy": assignment_entropy(model.assignment),
+        "mask": (drawn - batch["mask"]).square().mean(),
+        "texture": perceptual_distance(features.stages, *pair).mean(),
+        "outside": outside_loss(prediction.flow, batch["distances"]),
+    }
+    assert set(terms) == {"loss", *expected}
+    for name, value in expected.items():
+        torch.testing.assert_close(terms[name], getattr(weights, name) * value)
+    torch.testing.assert_close(terms["loss"], sum(value for name, value in terms.items() if name != "loss"))
+
+
+def test_terms_without_weight_are_not_computed_and_the_mean_shape_needs_no_network():
+    model = make_model()
+    batch = make_batch(model)
+    alone = Weights(camera=0, texture=0, outside=0)
+    del batch["distances"]
+    terms = model.loss(batch, alone, deform=False)
+    assert set(terms) == {"loss", "keypoint", "laplacian", "entropy", "mask"}
+    terms["loss"].backward()
+    assert model.encoder.trunk.conv1.weight.grad is None and model.mean_half.grad.abs().max() > 0
+    assert "deformation" in model.loss(batch, alone)
+    with pytest.raises(ValueError, match="the batch lacks 'distances'"):
+        model.loss(batch)
+
+
+def test_several_cameras_start_all_around_and_the_believed_one_is_returned():
+    model = make_model(cameras=4).eval()
+    with torch.no_grad():
+        model.camera_head.weight.zero_()
+        code = torch.randn(5, model.camera_head.in_features)
+        proposals, scores = model.cameras(code)
+        chosen = model.camera(code)
+    assert proposals.shape == (5, 4, 7)
+    torch.testing.assert_close(scores.exp().sum(1), torch.ones(5))
+    angles = torch.arange(4) * math.pi / 2
+    rotations = WeakPerspective.from_vector(proposals[0]).rotation
+    torch.testing.assert_close(rotations, view_rotation(angles, torch.zeros(4)), atol=1e-5, rtol=0)
+    for i, best in enumerate(scores.argmax(1)):
+        assert torch.equal(chosen[i], proposals[i, best])
+    with pytest.raises(ValueError, match="cameras must be 1 or more"):
+        make_model(cameras=0)

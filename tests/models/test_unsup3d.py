@@ -11,6 +11,7 @@ from lib.geometry.depth_maps import depth_to_normals
 from lib.geometry.image_plane import erode, pixel_centers
 from lib.geometry.turntable import FOCAL
 from lib.models import unsup3d
+from lib.models.unsup3d import Objective
 from lib.training import fit
 
 generator = torch.Generator().manual_seed(0)
@@ -224,7 +225,7 @@ def test_the_loss_reaches_every_network_and_falls():
     model = small_model(prior=0.7, average=True)
 
     def loss_fn(model, batch, step):
-        return unsup3d.photogeometric_loss(batch["image"], model(batch["image"]), curvature=0.2, likeness=0.1)
+        return model.loss(batch, Objective(curvature=0.2, likeness=0.1))
 
     loss_fn(model, data, 0)["loss"].backward()
     for name, parameter in model.named_parameters():
@@ -252,12 +253,12 @@ def test_a_perfect_explanation_costs_least(truth):
     wrong_view = factors._replace(view=-truth.view)
     for wrong in (hollow, wrong_view):
         assert unsup3d.photogeometric_loss(truth.image, wrong)["loss"] > best["loss"] + 0.1
-    same = unsup3d.photogeometric_loss(truth.image, factors, flip_albedo=False, flip_depth=False)
+    same = unsup3d.photogeometric_loss(truth.image, factors, Objective(flip_albedo=False, flip_depth=False))
     torch.testing.assert_close(same["loss"], best["loss"], atol=0.05, rtol=0)
     pitch = factors.view[:, 0].mean()
-    level = unsup3d.photogeometric_loss(truth.image, factors, level=10.0)["loss"] - best["loss"]
+    level = unsup3d.photogeometric_loss(truth.image, factors, Objective(level=10.0))["loss"] - best["loss"]
     torch.testing.assert_close(level, 10 * pitch.square())
-    dark = unsup3d.photogeometric_loss(truth.image, factors, lit=False)
+    dark = unsup3d.photogeometric_loss(truth.image, factors, Objective(lit=False))
     assert dark["error"] > 3 * best["error"]
 
 
