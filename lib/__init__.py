@@ -13,6 +13,7 @@ FLOORS = (
     ("losses", "estimation"),
     ("datasets",),
     ("models",),
+    ("evaluation",),
     ("chapter", "weights"),
     ("training",),
     ("plots",),

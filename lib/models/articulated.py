@@ -113,6 +113,12 @@ class Articulated(CategoryNetwork):
         offsets = self.offset_head(code).unflatten(-1, self.deformation.offset_shape)
         return offsets, self.deformation(offsets)
 
+    def keypoints(self, verts: Float[Tensor, "B V 3"]) -> Float[Tensor, "B K 3"]:
+        """Return the keypoints, a vertex each."""
+        if self.cost is None:
+            raise ValueError("the model has no keypoints; make it with keypoint_vertices")
+        return verts[:, self.cost.keypoint_vertices]
+
     def loss(
         self,
         batch: dict[str, Tensor],

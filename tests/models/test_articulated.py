@@ -163,6 +163,7 @@ def test_the_loss_is_the_sum_of_the_papers_terms(deformation):
     for name, value in expected.items():
         torch.testing.assert_close(terms[name], getattr(default, name) * value)
     torch.testing.assert_close(terms["loss"], sum(value for name, value in terms.items() if name != "loss"))
+    torch.testing.assert_close(model.keypoints(prediction.verts), prediction.verts[:, :4])
     assert set(model.loss(batch, Weights(mask=0, camera=0, texture=0))) == {"loss", "keypoint", "rigidity", "laplacian"}
     with pytest.raises(ValueError, match="lacks 'camera'"):
         model.loss({name: value for name, value in batch.items() if name != "camera"})
