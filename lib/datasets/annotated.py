@@ -39,10 +39,9 @@ class Record:
 
 
 class AnnotatedImages(Dataset):
-    """Square crops around the objects of a list of records, as dicts of tensors:
-
-    image (3, S, S) in [0, 1], white where the crop leaves the photograph; mask (S, S); keypoints (K, 2) in the
-    image plane, 0 where hidden; keypoint_visible (K,); camera (7,), once known, as `WeakPerspective.to_vector`.
+    """Square crops around the objects of a list of records, as dicts of tensors: image, white where the crop leaves the
+    photograph; mask; keypoints, 0 where hidden; keypoint_visible; camera, once known. `lib.datasets.KEYS` has their
+    shapes and units.
 
     The crop is the box, padded by 5 % on every side and made square. `keypoints` (N, K, 2), `visible` (N, K) and
     `cameras` (N, 7) or None hold those of all items. If the data come without cameras, assign those that structure

@@ -55,7 +55,7 @@ NEEDED = (
 
 
 class FaceImages(Dataset):
-    """Square pictures from files, as dicts of tensors; the base of the data sets below.
+    """Square pictures from files, as dicts of image and, if known, depth (`lib.datasets.KEYS`).
 
     images: one file per item. depths: the file of its depth map (white is near), or None. crop: the side in pixels of
     the middle square that is kept, or None for the largest. boxes: (x, y, width, height) in pixels per item, instead

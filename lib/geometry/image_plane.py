@@ -57,11 +57,8 @@ def boundary_points(masks: Float[Tensor, "B H W"]) -> tuple[Float[Tensor, "B M 2
     inside = _inside(masks)
     framed = torch.nn.functional.pad(inside, (1, 1, 1, 1), value=False)
     within = framed[:, :-2, 1:-1] & framed[:, 2:, 1:-1] & framed[:, 1:-1, :-2] & framed[:, 1:-1, 2:]
-    height, width = masks.shape[1:]
-    lists = []
-    for border in inside & ~within:
-        row, column = border.nonzero().unbind(1)
-        lists.append(torch.stack([(2 * column + 1) / width - 1, (2 * row + 1) / height - 1], -1).to(masks))
+    centers = pixel_centers(*masks.shape[1:], masks.device, masks.dtype)
+    lists = [centers[border] for border in inside & ~within]
     lengths = torch.tensor([len(points) for points in lists], device=masks.device)
     return torch.nn.utils.rnn.pad_sequence(lists, batch_first=True), lengths
 

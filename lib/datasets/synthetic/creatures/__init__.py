@@ -122,6 +122,20 @@ class Creatures:
     def keypoint_names(self) -> list[str]:
         return KEYPOINTS[self.category]
 
+    def annotated(self, least: int = 7) -> tuple[dict[str, Tensor], dict[str, Tensor | list[Mesh]]]:
+        """Split into what a learner may see and what only the examiner knows, of the pictures that show enough.
+
+        The first has image, mask (cut at 0.5), keypoints and keypoint_visible, as `lib.datasets.KEYS` describes them;
+        the second camera, keypoints_3d and meshes. least: pictures with fewer visible keypoints are left out, as in
+        CMR's data.
+        """
+        kept = self.keypoint_visible.sum(1) >= least
+        seen = {"image": self.image, "mask": (self.mask > 0.5).float(), "keypoints": self.keypoints}
+        truth = {"camera": self.camera, "keypoints_3d": self.keypoints_3d}
+        seen, truth = ({name: values[kept] for name, values in part.items()} for part in (seen, truth))
+        seen["keypoint_visible"] = self.keypoint_visible[kept]
+        return seen, truth | {"meshes": [mesh for mesh, keep in zip(self.meshes, kept, strict=True) if keep]}
+
 
 @dataclass
 class Video(Creatures):
