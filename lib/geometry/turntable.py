@@ -6,7 +6,7 @@ numbers: the turns about x, y and z in radians, then t. The procedural faces hav
 that explains them.
 
 Source: Wu, Rupprecht and Vedaldi, "Unsupervised Learning of Probably Symmetric Deformable 3D Objects from Images in
-the Wild", CVPR 2020, section 3.3.
+the Wild", CVPR 2020.
 """
 
 from __future__ import annotations

@@ -60,8 +60,7 @@ class PoseCost(nn.Module):
     ) -> dict[str, Tensor]:
         """Compute the terms. batch: mask, keypoints and keypoint_visible, as `lib.datasets.KEYS` describes them.
 
-        The rigidity is the mean over pairs of vertices, at most two edges apart, of the change of their distance (the
-        paper's equation 8).
+        The rigidity is `edge_rigidity` of all pairs of vertices at most two edges apart.
         """
         projected, terms = camera.project(verts), {}
         if weights.keypoint:
