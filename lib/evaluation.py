@@ -1,4 +1,4 @@
-"""Is what a network predicts worth anything? Predictions, scores with floor and ceiling, and sabotaged controls.
+"""Evaluation of what a network predicts: scores with floor and ceiling, and sabotaged controls.
 
 A score says little by itself. It stands beside its *ceiling*, the score of the truth (`truth_against_itself`, which
 is also the floor of errors that are sampled), and beside what predictions score that see nothing in the picture: dealt

@@ -38,7 +38,7 @@ class Weights:
 
 
 class PoseCost(nn.Module):
-    """What it costs to see a posed template in pictures: keypoints, mask, local rigidity, Laplacian, by name.
+    """Costs of seeing a posed template in pictures, by name: keypoints, mask, local rigidity, Laplacian.
 
     template (V vertices, at rest); keypoint_vertices (K,): the vertex that each keypoint is.
     """

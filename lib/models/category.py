@@ -1,4 +1,4 @@
-"""What the models of a category share: one image in; numbers for the shape, a camera and a texture out.
+"""Base of the category models: one image in; numbers for the shape, a camera and a texture out.
 
 Source: Kanazawa, Tulsiani, Efros, Malik, "Learning category-specific mesh reconstruction from image collections",
 ECCV 2018, section 3. A system derives from `CategoryNetwork`, turns the numbers into vertices in `shape`, and says in

@@ -161,7 +161,7 @@ def render(
 
 @dataclass(frozen=True)
 class Objective:
-    """What `PhotoGeometricAutoencoder.loss` asks for.
+    """Choices and weights of the objective `PhotoGeometricAutoencoder.loss`.
 
     flip_weight: w, the weight of the mirrored explanation. flip_depth, flip_albedo, lit, confidence: False for the
         paper's ablations.
