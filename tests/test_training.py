@@ -519,3 +519,18 @@ def test_arguments_are_named_before_anything_is_lost(options, message):
 @pytest.mark.parametrize("seed", [0, np.int64(3), 2**31, 2**62])
 def test_numbers_of_numpy_and_large_seeds(seed):
     fit_weight(3.0, steps=np.int64(2), batch_size=np.int32(4), seed=seed, log_every=np.int64(1), lr=np.float32(0.1))
+
+
+def test_weights_of_a_diverged_model_are_neither_written_nor_read(tmp_path):
+    from safetensors.torch import save_file
+
+    model = Tiny()
+    model.body[0].weight.data[0, 0] = float("nan")
+    with pytest.raises(FloatingPointError, match=r"body\.0\.weight holds NaN, so the model has diverged"):
+        weights.save_weights(tmp_path / "a.safetensors", model)
+    assert not (tmp_path / "a.safetensors").exists()
+    save_file(model.state_dict(), tmp_path / "b.safetensors")
+    other = Tiny()
+    with pytest.raises(ValueError, match=r"b\.safetensors is of a model that has diverged"):
+        weights.load_weights(tmp_path / "b.safetensors", other)
+    assert not other.body[0].weight.isnan().any()
