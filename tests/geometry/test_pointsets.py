@@ -552,7 +552,8 @@ def test_the_diameter_needs_no_square_of_memory():
     points = torch.nn.functional.normalize(
         torch.randn(1, 20_000, 3, generator=torch.Generator().manual_seed(0)), dim=-1
     )
+    unit = 1 if sys.platform == "darwin" else 1024
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     assert pointsets.diameter(points).item() == pytest.approx(2, abs=1e-3)
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 400_000
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 4e8 / unit
     assert pointsets.diameter(1e-25 * points[:, :50]).item() > 1e-25
