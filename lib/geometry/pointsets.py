@@ -221,8 +221,9 @@ def exact_emd(x: Float[Tensor, "B N D"], y: Float[Tensor, "B N D"], p: int = 2) 
     """Earth mover's distance of two clouds of equal size, by the best one-to-one matching.
 
     EMD(x, y) = min_m 1/N Σᵢ ‖xᵢ − y_m(i)‖ᵖ over the one-to-one matchings m. SciPy's `linear_sum_assignment` finds
-    the best one on the CPU in about N³ steps, so use it for up to about a thousand points. p = 1 is the mean of the
-    distances that Fan et al. (2017) sum; p = 2 is the squared 2-Wasserstein distance. No root is taken.
+    the best one on the CPU in about N³ steps, with all N² pairs in memory, so use it for up to about a thousand points.
+    p = 1 is the mean of the distances that Fan et al. (2017) sum; p = 2 is the squared 2-Wasserstein distance. No root
+    is taken.
     Differentiable in both clouds, with the matching held fixed.
 
     Raises ValueError for empty clouds, clouds of unequal size (`sinkhorn_distance` takes those), non-finite points,
