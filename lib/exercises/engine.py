@@ -102,7 +102,8 @@ def hint(name: str, level: int | None = None) -> None:
         level = _hints_shown.get(exercise.name, 0) + 1
     count = len(exercise.hints)
     if not isinstance(level, int) or not 1 <= level <= count:
-        print(f"Exercise {exercise.name} has {count} hints; the worked solution is in the folder notebooks/solutions.")
+        hints = f"{count} hint{'s' if count > 1 else ''}"
+        print(f"Exercise {exercise.name} has {hints}; the worked solution is in the folder notebooks/solutions.")
         return
     _hints_shown[exercise.name] = level
     print(f"Hint {level} of {count}: {exercise.hints[level - 1]}")
