@@ -15,6 +15,8 @@ from lib import files
 HOLD = """
 import sys, time
 from lib import files
+
+pytestmark = pytest.mark.slow
 files.claim(sys.argv[1], "wait")
 print("claimed", flush=True)
 time.sleep(60)

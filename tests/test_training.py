@@ -142,6 +142,7 @@ def test_a_finished_run_can_be_prolonged(tmp_path):
     assert same(unbroken, longer)
 
 
+@pytest.mark.slow
 def test_a_killed_process_goes_on_to_the_same_weights(tmp_path):
     script = textwrap.dedent(f"""
         import sys, time
@@ -400,6 +401,7 @@ def test_a_loss_that_cannot_be_compared_is_no_obstacle(tmp_path):
         train(tmp_path, loss=loss, name=name, steps=41)
 
 
+@pytest.mark.slow
 def test_two_processes_cannot_train_under_one_name(tmp_path):
     script = textwrap.dedent(f"""
         import sys

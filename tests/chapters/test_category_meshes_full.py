@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
+
+pytestmark = pytest.mark.slow
 
 FEW = {"train_images": 16, "test_images": 10, "camera_steps": 1, "steps": 1, "batch": 2}
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
+
+pytestmark = pytest.mark.slow
 
 FEW = {
     "spheres": [3, 4, 5],

@@ -180,6 +180,7 @@ def test_it_imports_at_the_top(code):
             assert not isinstance(node, ast.Import | ast.ImportFrom), f"move {ast.unparse(node)} to the set-up cell"
 
 
+@pytest.mark.slow
 def test_nbval_is_strict_except_where_two_machines_must_differ(tmp_path):
     """A changed number fails; another picture, or another state of an interactive one, does not."""
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
+
+pytestmark = pytest.mark.slow
 
 CHAPTER = "09_symmetry"
 SMALL = {"image_size": 16, "train_images": 32, "test_images": 16, "channels": 4, "code": 16, "batch": 4}

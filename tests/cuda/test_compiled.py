@@ -20,6 +20,8 @@ import lib
 from lib.rendering import kernels as rendering
 from lib.warp_kernels import Kernels
 
+pytestmark = pytest.mark.slow
+
 RECORD = Path(__file__).with_name("registers.json")
 ARCHITECTURES = (75, 80, 90)  # T4, A100, H100: the oldest that Warp knows, and those most used
 SLACK = 8  # registers more than recorded that another compiler may take

@@ -22,6 +22,8 @@ from lib.losses import mesh as mesh_losses
 from lib.losses import silhouette
 from lib.models import articulated, cmr, unsup3d
 
+pytestmark = pytest.mark.slow
+
 SIZES = dict(image_size=64, width=4, map_channels=8, features=16, texture_size=16, texture_width=4)
 
 
@@ -109,7 +111,7 @@ def every_part(p: Place, backend: str):
 def autoencoder(p: Place):
     model = unsup3d.PhotoGeometricAutoencoder(32, 4, 8, average=True, prior=0.5).to("cuda")
     small = torch.rand(4, 3, 32, 32, device="cuda")
-    unsup3d.photogeometric_loss(small, model(small), lit=False)["loss"].backward()
+    model.loss({"image": small}, unsup3d.Objective(lit=False))["loss"].backward()
     with torch.no_grad():
         factors = model(small)
         unsup3d.degeneracies(factors, unsup3d.render(*factors[:4]))

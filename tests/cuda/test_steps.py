@@ -18,6 +18,8 @@ from systems import SYSTEMS, Scale
 from lib import rendering, training
 from lib.geometry.mesh import icosphere
 
+pytestmark = pytest.mark.slow
+
 COUNTS = Path(__file__).with_name("steps.json")
 MOST_WAITS = 3
 STEPS = 12

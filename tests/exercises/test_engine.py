@@ -263,6 +263,7 @@ def test_an_exercise_of_an_unknown_kind_is_refused():
         Exercise("0.2", "?", kind="riddle", minutes=1, checks={}, hints=(), wrong={})
 
 
+@pytest.mark.slow
 def test_in_a_jupyter_kernel_an_endless_loop_ends_and_the_notebook_goes_on():
     from nbclient import NotebookClient
     from nbformat.v4 import new_code_cell, new_notebook

@@ -15,6 +15,8 @@ import pytest
 from lib.course import exercises, notebooks
 from lib.exercises.engine import BLANK, all_exercises, failures, of_chapter, passes
 
+pytestmark = pytest.mark.slow
+
 matplotlib.use("Agg")
 
 SEEDS = range(20)
