@@ -133,6 +133,7 @@ class Results:
         if low is None and high is None:
             raise ValueError(f"check({name!r}) has no band; give low or high, or use record")
         value = float(value)
+        low, high = (None if side is None else float(side) for side in (low, high))
         inside = (low is None or value >= low) and (high is None or value <= high)
         judged = self.judged if judged is None else judged
         self._keep(name, value, unit, low, high, inside if judged else None)

@@ -8,6 +8,7 @@ two machines compute differently are shown as text/markdown, which the strict co
 from __future__ import annotations
 
 import base64
+import math
 from collections.abc import Sequence
 
 
@@ -27,7 +28,7 @@ def show_table(
 
     rows: one sequence a row, as long as `columns`; the first entry of a row is its name. None leaves a cell empty.
     formats: a format specification a column, such as {"mIoU": ".2f"}; numbers of other columns have three digits.
-    best: {"mIoU": "max", "error": "min"}: which entry of a column is bold.
+    best: {"mIoU": "max", "error": "min"}: which entry of a column is bold; NaN never is.
 
     Raises ValueError for a row of another length, an unknown column, or a best that is neither "min" nor "max".
     """
@@ -54,7 +55,7 @@ def format_table(
         if kind not in ("min", "max"):
             raise ValueError(f'best[{name!r}] must be "min" or "max", got {kind!r}')
         j = list(columns).index(name)
-        numbers = [float(row[j]) for row in rows if _is_number(row[j])]
+        numbers = [row[j] for row in rows if _is_number(row[j]) and not math.isnan(row[j])]
         for row, shown in zip(rows, cells, strict=True):
             # Entries that look equal are equally good: a difference below the shown digits does not count.
             if numbers and _is_number(row[j]):

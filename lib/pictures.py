@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +34,7 @@ def read_picture(
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as file:
             file.load()
             picture = ImageOps.exif_transpose(file) if upright else file.copy()
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise OSError(f"{name} cannot be read as a picture ({reason}); fetch it again or remove it") from None
     if picture.mode in DEEP:

@@ -185,8 +185,11 @@ def fit(
             warnings.warn(f"step {done} is left out: its gradient is not finite; {INFINITE_GRADIENT}", stacklevel=2)
             left_out = step
 
+        if sums and sums.keys() != terms.keys():
+            odd = ", ".join(map(repr, sorted(sums.keys() ^ terms.keys())))
+            raise ValueError(f"loss_fn gives {odd} only at some steps; give it at every step, if need be as 0")
         for term, value in terms.items():
-            sums[term] = sums.get(term, 0) + torch.as_tensor(value).detach().float()
+            sums[term] = sums.get(term, 0) + torch.as_tensor(value).detach().float().reshape(())
         if done % log_every == 0 or done == steps:
             count = done - (history["step"][-1] if history["step"] else 0)
             totals = torch.stack([lost.float(), *(total.to(device) for total in sums.values())]).tolist()  # one wait
@@ -250,7 +253,10 @@ def count_samples(data: dict[str, Tensor] | Dataset) -> int:
 
 
 def check_terms(terms: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return the terms of a loss_fn. Raises TypeError or ValueError unless "loss" is one number with a gradient."""
+    """Return the terms of a loss_fn, each one number.
+
+    Raises TypeError or ValueError unless all terms are, "loss" with a gradient, and none is called "step".
+    """
     if not isinstance(terms, dict) or "loss" not in terms:
         found = f"a dict of {', '.join(map(str, terms))}" if isinstance(terms, dict) else type(terms).__name__
         raise TypeError(f'loss_fn must return a dict of scalars with one called "loss", got {found}')
@@ -258,6 +264,13 @@ def check_terms(terms: dict[str, Tensor]) -> dict[str, Tensor]:
     if not isinstance(loss, Tensor) or loss.numel() != 1:
         found = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
         raise ValueError(f'loss_fn must give one number as "loss", got {found}; take its mean')
+    if "step" in terms:
+        raise ValueError('loss_fn must not call a term "step", under which the history counts the steps; rename it')
+    for name, value in terms.items():
+        if isinstance(value, Tensor) and value.numel() != 1:
+            raise ValueError(f"loss_fn must give one number as {name!r}, got shape {tuple(value.shape)}; take its mean")
+        if not isinstance(value, Tensor | bool):
+            number(f"loss_fn's term {name!r}", value, infinite=True)
     if not loss.requires_grad:
         raise ValueError('loss_fn gave a "loss" that depends on no parameter of the model; is something detached?')
     return terms
@@ -470,6 +483,8 @@ class Checkpoint:
     run: numbers that identify the run; a checkpoint with other numbers is refused.
     """
 
+    KEYS = frozenset({"step", "model", "optimizer", "history", "sums", "random", "run"})
+
     def __init__(self, out_dir: str | Path, name: str, run: dict) -> None:
         self.newest = Path(out_dir) / f"{name}.checkpoint"
         self.previous = Path(out_dir) / f"{name}.previous"
@@ -500,6 +515,10 @@ class Checkpoint:
             except (RuntimeError, pickle.UnpicklingError, KeyError) as error:
                 reason = str(error).splitlines()[0]
                 raise ValueError(f"{path} is not a checkpoint of this course ({reason}); move it away") from None
+            if not isinstance(state, dict) or not self.KEYS <= state.keys():
+                raise ValueError(
+                    f"{path} is not a checkpoint of this course, but another file of PyTorch; move it away"
+                )
             if not all(values.isfinite().all() for values in state["model"].values() if values.is_floating_point()):
                 warnings.warn(f"{path} holds weights that are not finite and is left aside", stacklevel=2)
                 continue

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
 from lib.files import write_atomically
@@ -16,7 +17,8 @@ def save_weights(path: str | Path, model: nn.Module) -> None:
     """
     from safetensors.torch import save
 
-    weights = {name: value.contiguous() for name, value in model.state_dict().items()}
+    # Copies, for safetensors refuses tensors that share their memory, such as one layer under two names.
+    weights = {name: value.clone(memory_format=torch.contiguous_format) for name, value in model.state_dict().items()}
     if lost := _not_numbers(weights):
         raise FloatingPointError(f"{path} is not written: {lost} holds NaN, so the model has diverged; train it again")
     write_atomically(path, save(weights))

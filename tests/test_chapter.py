@@ -193,3 +193,9 @@ def test_files_may_be_read_by_whom_the_system_lets(tmp_path):
     files.write_atomically(tmp_path / "atomic", "")
     (tmp_path / "plain").write_text("")
     assert (tmp_path / "atomic").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+@pytest.mark.parametrize("low", [np.float32(0.5), np.int64(0), torch.tensor(0.5)])
+def test_a_band_may_be_measured(tmp_path, low):
+    chapter.Results(tmp_path).check("IoU", 0.9, low=low)
+    assert json.loads((tmp_path / "metrics.json").read_text())["IoU"]["low"] == float(low)

@@ -55,3 +55,11 @@ def test_bands_in_words():
         "≤ 2",
         "",
     ]
+
+
+def test_whole_numbers_can_be_the_best_and_nan_never_is():
+    nan = float("nan")
+    rows = [["a", nan, 1, 12345], ["b", 0.5, 0.5, 3]]
+    table = display.format_table(rows, ["row", "x", "y", "z"], formats={"y": ".2f"}, best=dict.fromkeys("xyz", "max"))
+    assert table.splitlines()[2:] == ["| a | nan | **1** | **12345** |", "| b | **0.5** | 0.50 | 3 |"]
+    assert "**" not in display.format_table([["a", nan]], ["row", "x"], best={"x": "min"})

@@ -170,3 +170,13 @@ def test_sizes_are_whole_numbers(tmp_path, size):
     with pytest.raises((TypeError, ValueError), match="crop must be"):
         image_folder(tmp_path, 4, crop=size)
     assert image_folder(tmp_path, np.int64(4))[0]["image"].shape == (3, 4, 4)
+
+
+def test_a_damaged_orientation_is_told_in_one_line(tmp_path, monkeypatch):
+    def damaged(picture):
+        raise struct.error("required argument is not an integer")
+
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.jpg")
+    monkeypatch.setattr("lib.pictures.ImageOps.exif_transpose", damaged)
+    with pytest.raises(OSError, match=r"a\.jpg cannot be read as a picture .*; fetch it again or remove it"):
+        read_picture(tmp_path / "a.jpg")

@@ -509,6 +509,13 @@ def test_weights_that_are_not_finite_are_not_taken_up(tmp_path):
         ({"loss_fn": lambda m, b, i: {"error": m(b["x"]).mean()}}, "loss_fn must return a dict.*got a dict of error"),
         ({"loss_fn": lambda m, b, i: {"loss": m(b["x"])}}, r"loss_fn must give one number.*shape \(4, 1\)"),
         ({"loss_fn": lambda m, b, i: {"loss": b["x"].mean()}}, "loss_fn gave a .loss. that depends on no parameter"),
+        ({"loss_fn": lambda m, b, i: root(m, b, i) | {"step": 7.0}}, "loss_fn must not call a term .step."),
+        ({"loss_fn": lambda m, b, i: root(m, b, i) | {"v": b["x"]}}, r"loss_fn must give one number as 'v'.*\(4, 1\)"),
+        ({"loss_fn": lambda m, b, i: root(m, b, i) | {"v": "x"}}, "loss_fn's term 'v' must be a number, got 'x'"),
+        (
+            {"loss_fn": lambda m, b, i: root(m, b, i) | ({"v": 1.0} if i else {})},
+            "loss_fn gives 'v' only at some steps",
+        ),
     ],
 )
 def test_arguments_are_named_before_anything_is_lost(options, message):
@@ -536,3 +543,37 @@ def test_weights_of_a_diverged_model_are_neither_written_nor_read(tmp_path):
     with pytest.raises(ValueError, match=r"b\.safetensors is of a model that has diverged"):
         weights.load_weights(tmp_path / "b.safetensors", other)
     assert not other.body[0].weight.isnan().any()
+
+
+def test_terms_may_be_any_single_number():
+    terms = {"a": torch.ones(1, 1), "b": 2, "c": np.float32(3), "d": True}
+    history = training.fit(
+        Weight(3.0),
+        lambda m, b, i: {"loss": (m(b["x"]) - 1).square().mean()[None]} | terms,
+        {"x": torch.ones(8, 1)},
+        steps=3,
+        batch_size=4,
+        device="cpu",
+        log_every=2,
+    )
+    assert [history[name] for name in "abcd"] == [[1, 1], [2, 2], [3, 3], [1, 1]] and len(history["loss"]) == 2
+
+
+@pytest.mark.parametrize("content", [[1], torch.ones(2), Tiny().state_dict(), {"model": {}, "step": 3}])
+def test_another_file_of_pytorch_is_no_checkpoint(tmp_path, content):
+    torch.save(content, tmp_path / "model.checkpoint")
+    with pytest.raises(ValueError, match=r"model\.checkpoint is not a checkpoint of this course.*; move it away"):
+        fit_weight(3.0, steps=2, out_dir=tmp_path)
+    assert (tmp_path / "model.checkpoint").exists()
+
+
+def test_layers_that_share_their_weights_are_written(tmp_path):
+    def tied():
+        model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+        model[1].weight = model[0].weight
+        return model
+
+    saved, loaded = tied(), tied()
+    weights.save_weights(tmp_path / "a.safetensors", saved)
+    weights.load_weights(tmp_path / "a.safetensors", loaded)
+    assert torch.equal(loaded[1].weight, saved[0].weight) and loaded[1].weight is loaded[0].weight

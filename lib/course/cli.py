@@ -76,7 +76,7 @@ def run_chapters(
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Change one of a chapter's settings.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of every random number.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Of every random number.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 …")] = "auto",
     jobs: Annotated[
         int | None,

@@ -35,6 +35,8 @@ RUNS = ROOT / "runs"
 TICK = 0.2
 PATIENCE = 5.0
 
+STATUSES = {"waiting", "running", "passed", "failed", "interrupted"}  # of a chapter
+
 # Variables that tell IPython, Jupyter and Matplotlib where to write instead of the home folder.
 KERNEL_FOLDERS = ("IPYTHONDIR", "JUPYTER_RUNTIME_DIR", "MPLCONFIGDIR")
 
@@ -48,7 +50,7 @@ class Chapter:
 
     name: str
     title: str = ""
-    status: str = "waiting"  # running, passed, failed, interrupted
+    status: str = "waiting"  # one of STATUSES
     cell: int = 0  # the code cell that was started last, counted from 1: In [cell] of the executed notebook
     cells: int = 0
     seconds: float = 0.0
@@ -86,8 +88,10 @@ class Run:
         try:
             record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
             chapters = [Chapter(**chapter) for chapter in record.pop("chapters")]
+            if not {chapter.status for chapter in chapters} <= STATUSES:
+                raise ValueError
             return cls(**record | {"folder": folder, "chapters": chapters})
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             raise ValueError(f"{folder} holds no run (no readable run.json); make one with `course run`") from None
 
     def metrics(self, chapter: Chapter) -> dict[str, dict]:

@@ -59,6 +59,10 @@ class AnnotatedImages(Dataset):
         self.keypoint_names = list(keypoint_names)
         self.keypoint_permutation = keypoint_permutation
         self.image_size = whole_number("image_size", image_size)
+        if not self.records:
+            raise ValueError("records is empty; give at least one object")
+        for record in self.records:
+            check_record(record)
         # The square crop: its corner and side, in pixels counted from the edge of the photograph.
         self.crops = [square_crop(record.box) for record in self.records]
         corners = torch.tensor([[x, y] for x, y, _ in self.crops])
@@ -105,6 +109,18 @@ class AnnotatedImages(Dataset):
         return item
 
 
+def check_record(record: Record) -> None:
+    """Raise ValueError for a mask that is no picture, or a box that is empty or far larger than the photograph."""
+    if record.mask.ndim != 2 or record.mask.size == 0:
+        raise ValueError(f"the mask of {record.image} has shape {record.mask.shape}; unpack the annotations again")
+    width, height = record.box[2:] - record.box[:2] + 1
+    # A box that is too large would take all memory, not only look wrong.
+    if not (
+        np.isfinite(record.box).all() and 0 < min(width, height) and max(width, height) <= 4 * max(record.mask.shape)
+    ):
+        raise ValueError(f"the box of {record.image} is {record.box.tolist()}; unpack the annotations again")
+
+
 def square_crop(box: Float[np.ndarray, "4"], padding: float = PADDING) -> tuple[float, float, float]:
     """Return left edge, upper edge and side of the square around a box of pixels, padded by a fraction of its size."""
     x1, y1, x2, y2 = (float(value) for value in box)
@@ -131,37 +147,47 @@ def read_records(
 
     The files count pixels from 1. needed: says what to download, for the error message.
     """
-    entries = np.atleast_1d(load_matlab(annotations, needed)["images"])
-    found = load_matlab(cameras, needed)
+    entries = np.atleast_1d(load_matlab(annotations, needed, "images")["images"])
+    found = load_matlab(cameras, needed, "sfm_anno")
     poses = np.atleast_1d(found["sfm_anno"])
     if len(entries) != len(poses):
         message = f"{annotations} has {len(entries)} images, {cameras} has {len(poses)}; unpack both again"
         raise ValueError(message)
     records = []
-    for entry, pose in zip(entries, poses, strict=True):
-        parts = np.asarray(entry.parts, dtype=float)
-        box = np.array([entry.bbox.x1, entry.bbox.y1, entry.bbox.x2, entry.bbox.y2], dtype=float) - 1
-        rotation = np.asarray(pose.rot, dtype=float) @ FROM_CMR.double().numpy().T
-        camera = (float(pose.scale), np.asarray(pose.trans, dtype=float).reshape(2) - 1, rotation)
-        path = images / str(entry.rel_path)
-        records.append(Record(path, box, parts[:2].T - 1, parts[2] > 0, np.asarray(entry.mask), camera))
+    for number, (entry, pose) in enumerate(zip(entries, poses, strict=True), 1):
+        try:
+            parts = np.asarray(entry.parts, dtype=float)
+            box = np.array([entry.bbox.x1, entry.bbox.y1, entry.bbox.x2, entry.bbox.y2], dtype=float) - 1
+            rotation = np.asarray(pose.rot, dtype=float) @ FROM_CMR.double().numpy().T
+            camera = (float(pose.scale), np.asarray(pose.trans, dtype=float).reshape(2) - 1, rotation)
+            path = images / str(entry.rel_path)
+            records.append(Record(path, box, parts[:2].T - 1, parts[2] > 0, np.asarray(entry.mask), camera))
+        except (AttributeError, IndexError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"{annotations} or {cameras}: entry {number} is damaged ({error}); unpack both again"
+            ) from None
     structure = None
     if "S" in found:
         structure = torch.from_numpy(np.asarray(found["S"], dtype=float)).float().T @ FROM_CMR.T
     return records, structure
 
 
-def load_matlab(path: Path, needed: str) -> dict:
+def load_matlab(path: Path, needed: str, *names: str) -> dict:
     """Read a MATLAB file as nested records.
 
-    Raises FileNotFoundError or ValueError, in one line, if it is missing or damaged.
+    names: of the variables that it must hold.
+
+    Raises FileNotFoundError or ValueError, in one line, if it is missing or damaged, or lacks a variable.
     """
     from scipy.io import loadmat
 
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing; {needed}")
     try:
-        return loadmat(path, struct_as_record=False, squeeze_me=True)
+        found = loadmat(path, struct_as_record=False, squeeze_me=True)
     except Exception as error:  # SciPy raises errors of many types for a damaged file
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"{path} cannot be read ({reason}); download it again") from None
+    if missing := ", ".join(name for name in names if name not in found):
+        raise ValueError(f"{path} lacks {missing}, so it is another file; download it again")
+    return found

@@ -124,18 +124,20 @@ class CelebA(FaceImages):
             if not needed.exists():
                 raise FileNotFoundError(f"{needed} is missing; {NEEDED}")
         images, boxes = [], []
-        for number, row in enumerate(listing.read_text().splitlines(), 1):
+        for number, row in enumerate(listing.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
             name, *numbers = row.split() or [""]
             try:
                 belongs, x, y, width, height = map(int, numbers)
-                chosen = SPLITS[belongs] == split
-            except (ValueError, IndexError):
+                chosen = dict(enumerate(SPLITS))[belongs] == split
+            except (ValueError, KeyError):
                 if number == 1 or not name:  # the heading, or an empty last line
                     continue
                 raise ValueError(f"{listing}, row {number}: {row!r} is not 'name split x y w h'; get it anew") from None
             if chosen:
                 images.append(root / "img_celeba" / name)
                 boxes.append((x, y, width, height))
+        if not images:
+            raise ValueError(f"{listing} has no picture of the split {split!r}; get it anew")
         super().__init__(images, image_size, boxes=boxes)
 
 

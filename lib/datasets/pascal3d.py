@@ -46,7 +46,7 @@ class Pascal3D(AnnotatedImages):
         root = Path(root)
         self.structure: Float[Tensor, "K 3"] | None = None
         if (root / "p3d" / "data").is_dir():
-            names = load_matlab(root / "p3d" / "data" / f"{category}_kps.mat", NEEDED)
+            names = load_matlab(root / "p3d" / "data" / f"{category}_kps.mat", NEEDED, "kp_names", "kp_perm_inds")
             keypoint_names = [str(name) for name in names["kp_names"]]
             permutation = torch.from_numpy(np.asarray(names["kp_perm_inds"]).astype(np.int64)) - 1
             records, self.structure = read_records(
@@ -93,7 +93,7 @@ def read_release(root: Path, category: str, split: str) -> tuple[list[str], list
         for path in sorted(folder.glob("*.mat")):
             if source == "pascal" and (path.stem in training) != (split == "train"):
                 continue
-            record = load_matlab(path, NEEDED)["record"]
+            record = load_matlab(path, NEEDED, "record")["record"]
             image = root / "Images" / f"{category}_{source}" / str(record.filename)
             for number, item in enumerate(np.atleast_1d(record.objects), 1):
                 unclear = [np.any(flag) for flag in (item.difficult, item.truncated, item.occluded)]
@@ -127,7 +127,7 @@ def _keypoints(anchors, names: list[str]) -> tuple[np.ndarray, np.ndarray]:
 
 def _polygons(root: Path, category: str) -> dict[tuple[str, int], tuple[np.ndarray, np.ndarray]]:
     """Read the outlines of the VOC objects, by image and number of the object in it."""
-    outlines = load_matlab(root / "segkps" / f"{category}.mat", NEEDED)["segmentations"]
+    outlines = load_matlab(root / "segkps" / f"{category}.mat", NEEDED, "segmentations")["segmentations"]
 
     def cells(values: np.ndarray) -> np.ndarray | list:
         return values if values.dtype == object else [values]  # SciPy returns a single cell as its content
@@ -155,7 +155,7 @@ def _detected(path: Path, box: Float[np.ndarray, "4"]) -> np.ndarray | None:
     """Choose among the masks found in an ImageNet photograph the one whose box overlaps best, if by at least 0.8."""
     if not path.is_file():
         return None
-    found = load_matlab(path, NEEDED)
+    found = load_matlab(path, NEEDED, "boxes", "masks")
     boxes = np.asarray(found["boxes"], dtype=float).reshape(-1, np.shape(found["boxes"])[-1])[:, :4] - 1
     if len(boxes) == 0:
         return None

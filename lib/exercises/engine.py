@@ -11,6 +11,7 @@ import ctypes
 import importlib
 import inspect
 import pkgutil
+import random
 import signal
 import threading
 import traceback
@@ -213,7 +214,7 @@ def _unusable(exercise: Exercise, answer: Any) -> str | None:
 def _try(one_check: Check, answer: Any, seed: int, seconds: float) -> str | None:
     """Return None if the property holds, otherwise one line. Afterwards random state, gradient mode and so on are as
     before."""
-    dtype = torch.get_default_dtype()
+    dtype, of_python, of_numpy = torch.get_default_dtype(), random.getstate(), np.random.get_state()  # noqa: NPY002
     try:
         # An answer may call torch.manual_seed or set_grad_enabled; that must leave no trace in the notebook.
         with torch.random.fork_rng(devices=[]), torch.enable_grad(), time_limit(seconds):
@@ -229,6 +230,8 @@ def _try(one_check: Check, answer: Any, seed: int, seconds: float) -> str | None
         outcome = f"the answer is of a form that this check cannot use ({_describe(error)})"
     finally:
         torch.set_default_dtype(dtype)
+        random.setstate(of_python)
+        np.random.set_state(of_numpy)  # noqa: NPY002
     return None if outcome is None else _one_line(outcome)
 
 

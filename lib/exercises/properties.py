@@ -19,6 +19,8 @@ from torch import Tensor
 
 from lib.exercises.engine import Trouble
 
+MOST_NUMBERS = 100_000_000
+
 
 def tensor(yours: Any, what: str, expected_shape: Sequence[int] | None = None) -> Tensor:
     """The answer as a tensor of floats, of the expected shape; a number, a list of numbers or an array will do.
@@ -26,6 +28,8 @@ def tensor(yours: Any, what: str, expected_shape: Sequence[int] | None = None) -
     Raises Trouble for anything else.
     """
     yours = _tensor(yours, what)
+    if yours.numel() > MOST_NUMBERS:  # a check of them all would take minutes, which no time limit can end
+        raise Trouble(f"{what}: yours has shape {tuple(yours.shape)}, far too many numbers")
     if expected_shape is not None and (wrong := shape(yours, expected_shape, what)):
         raise Trouble(wrong)
     return yours

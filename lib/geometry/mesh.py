@@ -375,7 +375,9 @@ def save_mesh(path: str | Path, mesh: Mesh) -> None:
             write_atomically(path.with_suffix(".png"), picture.getvalue())
             library = f"newmtl {material}\nKd 1 1 1\nmap_Kd {material}.png\n"
             write_atomically(path.with_suffix(".mtl"), library)
-        parts = (array(value) for value in (mesh.verts, mesh.faces, mesh.uvs, colors))
+        uvs = None if mesh.uvs is None else mesh.uvs.to(mesh.verts.dtype)
+        colors = None if colors is None else colors.to(mesh.verts.dtype)
+        parts = (array(value) for value in (mesh.verts, mesh.faces, uvs, colors))
         write_atomically(path, obj.text(*parts, material))
 
 
@@ -399,7 +401,7 @@ def to_trimesh(mesh: Mesh, name: str) -> trimesh.Trimesh:
         material = trimesh.visual.material.PBRMaterial(
             name=name, baseColorTexture=picture, metallicFactor=0.0, roughnessFactor=1.0
         )
-        exported.visual = trimesh.visual.TextureVisuals(uv=array(mesh.uvs), material=material)
+        exported.visual = trimesh.visual.TextureVisuals(uv=array(mesh.uvs.to(mesh.verts.dtype)), material=material)
         if levels is not None:
             opaque = np.full((len(levels), 1), 255, np.uint8)
             exported.visual.vertex_attributes["color"] = np.concatenate([levels, opaque], 1)

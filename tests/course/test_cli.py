@@ -53,6 +53,13 @@ def test_what_a_user_got_wrong_is_answered_in_one_line(course, command, argument
     assert not runs.RUNS.exists()
 
 
+@pytest.mark.parametrize("seed", ["-1", str(2**63)])
+def test_a_seed_that_no_training_takes_is_refused_at_once(course, command, seed):
+    course("01_points")
+    assert command("run", "--seed", seed)[0] == 2
+    assert not runs.RUNS.exists()
+
+
 def test_without_chapters_there_is_nothing_to_run(course, command):
     code, printed = command("run")
     assert code == 2 and "there are no chapters" in printed

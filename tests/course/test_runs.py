@@ -244,9 +244,16 @@ def test_a_folder_with_something_else_is_refused(course, tmp_path):
     runs.new_run([path], out=tmp_path / "out")
     with pytest.raises(ValueError, match="holds a run with seed=0, not 1; choose another folder"):
         runs.new_run([path], seed=1, out=tmp_path / "out")
-    (tmp_path / "out" / "run.json").write_text('{"half')
-    with pytest.raises(ValueError, match="holds no run"):
-        runs.new_run([path], out=tmp_path / "out")
+    for damaged in (
+        '{"half',
+        "null",
+        '"run"',
+        '{"chapters": [], "more": 1}',
+        '{"chapters": [{"name": "a", "status": "b"}]}',
+    ):
+        (tmp_path / "out" / "run.json").write_text(damaged)
+        with pytest.raises(ValueError, match="holds no run"):
+            runs.new_run([path], out=tmp_path / "out")
     with pytest.raises(ValueError, match="holds something else than a run; choose an empty folder or a new one"):
         runs.new_run([path], out=tmp_path)
 

@@ -192,3 +192,18 @@ def test_fresh_faces_lie_in_memory_as_those_read_back(tmp_path, monkeypatch):
     for name, value in fresh.items():
         if value is not None:
             assert torch.equal(value, read[name]) and value.stride() == read[name].stride(), name
+
+
+@pytest.mark.parametrize(
+    ("listing", "message"),
+    [
+        (b"", "has no picture of the split 'test'"),
+        (b"n s x y w h\n1.png 0 0 0 9 9\n", "has no picture of the split 'test'"),
+        (b"n\xe9 s x y w h\n1.png -1 0 0 9 9\n", "row 2: '1.png -1 0 0 9 9' is not 'name split x y w h'"),
+    ],
+)
+def test_a_damaged_listing_is_told_in_one_line(tmp_path, listing, message):
+    (tmp_path / "img_celeba").mkdir()
+    (tmp_path / "celeba_crop_bbox.txt").write_bytes(listing)
+    with pytest.raises(ValueError, match=message):
+        loaders.CelebA(tmp_path, "test")

@@ -293,3 +293,30 @@ def test_left_and_right_by_name():
     assert left_right_permutation(["L_F_Wheel", "R_F_Wheel"]).tolist() == [1, 0]
     with pytest.raises(ValueError, match="'right_a' is missing"):
         left_right_permutation(["left_a", "tail"])
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("parts", np.ones((2, 15)), r"entry 1 is damaged \(.*\); unpack both again"),
+        ("bbox", 3.0, r"entry 1 is damaged \(.*\); unpack both again"),
+        ("bbox", dict(zip(("x1", "y1", "x2", "y2"), (np.nan, 1.0, 9.0, 9.0), strict=True)), "the box of .* is .nan"),
+        ("bbox", dict(zip(("x1", "y1", "x2", "y2"), (9.0, 9.0, 2.0, 2.0), strict=True)), "the box of .* is .8.0"),
+        ("bbox", dict(zip(("x1", "y1", "x2", "y2"), (1.0, 1.0, 1e6, 1e6), strict=True)), "the box of .* is .0.0"),
+        ("mask", np.zeros((0, 0)), "the mask of .* has shape"),
+    ],
+)
+def test_damaged_annotations_are_told_in_one_line(tmp_path, field, value, message):
+    make_cub(tmp_path, 2)
+    entry = make_entry("001.Albatross/0.jpg", np.ones((3, 15))) | {field: value}
+    savemat(tmp_path / "cub" / "data" / "train_cub_cleaned.mat", {"images": struct_array([entry, entry])})
+    with pytest.raises(ValueError, match=message) as caught:
+        CUB(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_another_matlab_file_is_told_in_one_line(tmp_path):
+    make_cub(tmp_path)
+    savemat(tmp_path / "cub" / "sfm" / "anno_train.mat", {"poses": 1.0})
+    with pytest.raises(ValueError, match=r"anno_train\.mat lacks sfm_anno, so it is another file; download it again"):
+        CUB(tmp_path)

@@ -1,6 +1,7 @@
 """Whatever a student's answer does, a check says it in a line, and the notebook goes on as if nothing had been."""
 
 import dataclasses
+import random
 import sys
 import textwrap
 import threading
@@ -160,13 +161,17 @@ def test_nothing_is_left_changed(lines):
         torch.set_grad_enabled(False)
         torch.set_default_dtype(torch.float64)
         torch.rand(5)
+        random.seed(3)
+        np.random.seed(3)  # noqa: NPY002
         return 2 * x
 
     torch.manual_seed(0)
     expected = torch.rand(2)
     torch.manual_seed(0)
+    before = random.getstate(), np.random.get_state()[1].tolist()  # noqa: NPY002
     lines("0.1", meddles)
     assert torch.equal(torch.rand(2), expected)
+    assert (random.getstate(), np.random.get_state()[1].tolist()) == before  # noqa: NPY002
     assert torch.is_grad_enabled() and torch.get_default_dtype() == torch.float32
 
 

@@ -69,3 +69,8 @@ def test_gradients():
             properties.has_gradient(detached, x, "it")
     with pytest.raises(Trouble, match="it does not depend on what it should depend on"):
         properties.has_gradient(lambda _: torch.ones(2, requires_grad=True), x, "it")
+
+
+def test_far_too_many_numbers_are_not_looked_at():
+    with pytest.raises(Trouble, match=r"it: yours has shape \(1000000000000,\), far too many numbers"):
+        properties.finite(torch.zeros(1).expand(10**12), "it")

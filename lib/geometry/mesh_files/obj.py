@@ -21,7 +21,8 @@ CURVES = {"curv", "curv2", "surf", "cstype", "vp", "call", "csh"}
 
 def read(path: Path, appearance: bool) -> Surface:
     """Read v (perhaps with colours), vt, f and fo, usemtl, mtllib; relative indices count from their line."""
-    text = decode(path.read_bytes())
+    # A comment may end with a backslash, such as a folder of Windows; it does not go on in the next line.
+    text = re.sub(r"(?m)^[ \t]*#[^\r\n]*", "", decode(path.read_bytes()))
     text = re.sub(r"\\[ \t]*(\r\n|\r|\n)", " ", text)
     verts: list[list[str]] = []
     coordinates: list[list[str]] = []
@@ -109,17 +110,17 @@ def _positions(rows: list[list[str]]) -> tuple[np.ndarray, np.ndarray | None]:
 def _numbers(rows: list[list[str]], keyword: str, width: int) -> np.ndarray:
     """Read the first `width` numbers of each row; a texture coordinate may lack its v, which is then 0."""
     try:
-        return np.array([row[:width] if len(row) >= width else [*row, "0"][:width] for row in rows], float).reshape(
-            -1, width
+        return np.array([(row if keyword == "v" else [*row, "0"])[:width] for row in rows], float).reshape(
+            len(rows), width
         )
     except ValueError:
-        wrong = next(row for row in rows if not _is_row(row, width))
+        wrong = next(row for row in rows if not _is_row(row[:width], width - (keyword == "vt")))
         raise ValueError(f"'{keyword} {' '.join(wrong)[:60]}' has not {width} numbers; export it again") from None
 
 
-def _is_row(row: list[str], width: int) -> bool:
+def _is_row(row: list[str], fewest: int) -> bool:
     try:
-        return len(list(map(float, row[:width]))) >= min(width, 2)
+        return len(list(map(float, row))) >= fewest
     except ValueError:
         return False
 

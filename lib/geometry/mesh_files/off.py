@@ -29,6 +29,8 @@ def read(path: Path, appearance: bool) -> Surface:
     if len(body) < num_points + num_faces:
         raise ValueError(f"ends after {len(body)} of {num_points + num_faces} lines; download it again")
     points = [row[:3] for row in body[:num_points]]
+    if any(len(row) < 3 for row in points):
+        raise ValueError("has a vertex with fewer than three coordinates; export it again")
     surface = Surface(np.array(points, float).reshape(-1, 3), np.zeros(0, np.int64), np.zeros(0, np.int64))
     faces = body[num_points:]
     sizes = [int(row[0]) for row in faces]

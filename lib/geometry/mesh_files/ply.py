@@ -162,9 +162,11 @@ def _to_numbers(tokens: np.ndarray) -> np.ndarray:
 
 
 def _cast(values: np.ndarray, type_: str) -> np.ndarray:
-    # Some programs declare integers, but write other numbers, such as 0.5.
-    if type_[0] != "f" and (values != np.floor(values)).any():
-        return values
+    # Some programs declare integers, but write other numbers, such as 0.5, or some beyond the type's range.
+    if type_[0] != "f":
+        limits = np.iinfo(type_)
+        if (values != np.floor(values)).any() or (values < limits.min).any() or (values > limits.max).any():
+            return values
     return values.astype(type_)
 
 

@@ -263,3 +263,25 @@ def test_float32_that_loses_digits_is_warned_of(tmp_path):
         mesh.save_mesh(tmp_path / "a.glb", far)
     with pytest.raises(TypeError, match="dtype must be"):
         mesh.load_mesh(tmp_path / "a.obj", dtype=torch.float16)
+
+
+def test_a_vertex_needs_three_numbers(tmp_path):
+    with pytest.raises(ValueError, match="'v 1 0' has not 3 numbers; export it again"):
+        load(tmp_path, "v 0 0 0\nv 1 0\nv 0 1 0\nf 1 2 3\n")
+    uvs = load(tmp_path, TRIANGLE + "vt 0.5\nvt 0.25 1\nvt 0\nf 1/1 2/2 3/3\n").uvs
+    assert uvs.tolist() == [[0.5, 0], [0.25, 1], [0, 0]]
+
+
+def test_a_comment_ends_with_its_line(tmp_path):
+    loaded = load(tmp_path, "# from C:\\models\\\n" + TRIANGLE + "v 5 5 5\nf 1 2 \\\n 3\n")
+    assert loaded.verts[0].tolist() == [0, 0, 0] and loaded.faces.tolist() == [[0, 1, 2]]
+
+
+@pytest.mark.parametrize("ending", ["obj", "glb"])
+def test_half_precision_is_written(tmp_path, ending):
+    triangle = load(tmp_path, TRIANGLE + "f 1 2 3\n")
+    uvs, colors = torch.tensor([[0.0, 0], [1, 0], [0, 1]]), torch.eye(3)
+    saved = mesh.Mesh(triangle.verts, triangle.faces, uvs.bfloat16(), torch.ones(3, 2, 2), colors.bfloat16())
+    mesh.save_mesh(tmp_path / f"b.{ending}", saved)
+    loaded = mesh.load_mesh(tmp_path / f"b.{ending}")
+    assert torch.equal(loaded.uvs, uvs) and torch.equal(loaded.colors, colors)

@@ -176,3 +176,18 @@ def test_other_formats_are_refused_by_name(tmp_path, name):
     (tmp_path / name).write_text("0 0 0\n")
     with pytest.raises(ValueError, match=rf"{name} is not read; export it as \.obj"):
         mesh.load_mesh(tmp_path / name)
+
+
+def test_numbers_beyond_their_type_do_not_wrap(tmp_path):
+    ply(tmp_path / "a.ply", XYZ, SQUARE, [([0, 1, 4294967298],)])
+    with pytest.raises(ValueError, match="faces point to vertex 4294967298, the file has 0 … 6"):
+        mesh.load_mesh(tmp_path / "a.ply")
+    colored = [[*point, 300, -1, 0] for point in SQUARE]
+    ply(tmp_path / "b.ply", XYZ | dict.fromkeys(("red", "green", "blue"), "uchar"), colored, [([0, 1, 2],)])
+    assert mesh.load_mesh(tmp_path / "b.ply").colors[0].tolist() == [1, 0, 0]
+
+
+def test_a_vertex_of_an_off_needs_three_coordinates(tmp_path):
+    (tmp_path / "a.off").write_text("OFF\n6 1 0\n0 0\n1 0\n0 1\n1 1\n2 2\n3 5\n3 0 1 2\n")
+    with pytest.raises(ValueError, match="has a vertex with fewer than three coordinates; export it again"):
+        mesh.load_mesh(tmp_path / "a.off")
