@@ -12,11 +12,11 @@ import pytest
 
 from lib import files
 
+pytestmark = pytest.mark.slow
+
 HOLD = """
 import sys, time
 from lib import files
-
-pytestmark = pytest.mark.slow
 files.claim(sys.argv[1], "wait")
 print("claimed", flush=True)
 time.sleep(60)

@@ -18,6 +18,8 @@ from nbclient.exceptions import CellExecutionError
 
 from lib.course import machine, notebooks, report, runs
 
+pytestmark = pytest.mark.slow
+
 FIGURE = """\
 from base64 import b64decode
 from IPython.display import HTML, Image, display
@@ -27,8 +29,6 @@ display(HTML("<script src='https://example.org/x.js'></script>"))"""
 
 METRICS = """\
 import json, os
-
-pytestmark = pytest.mark.slow
 os.makedirs(out_dir, exist_ok=True)
 entry = dict(value=0.5, low=0.4, high=None, unit="cm", inside=True)
 entries = {"error": entry, "count": dict(entry, value=7, low=None, inside=None)}
