@@ -247,7 +247,10 @@ def test_train_and_test_share_nothing(category, herd):
     [
         (dict(category="fish", count=1), "category='fish' is unknown; use one of 'quadruped', 'bird'"),
         (dict(category="bird", count=0), "count must be a whole number of at least 1, got 0"),
-        (dict(category="bird", count=1, split="val"), "split='val' is unknown; use one of 'train', 'test'"),
+        (
+            dict(category="bird", count=1, split="val"),
+            "split='val' is unknown; use one of 'train', 'validation', 'test'",
+        ),
         (dict(category="bird", count=1, image_size=8), "image_size must be a whole number of at least 16, got 8"),
         (dict(category="bird", count=1, seed=-1), "seed must be a whole number of at least 0, got -1"),
     ],

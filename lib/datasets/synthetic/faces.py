@@ -27,7 +27,7 @@ from lib.geometry.turntable import FOCAL, PIVOT
 CENTER = 1.08  # depth of the head's centre in the canonical view; so faces turn about a point just under their skin
 NEAR, FAR = 0.9, 1.1  # canonical depths of a face lie between these
 
-SPLITS = ("train", "val", "test")
+SPLITS = ("train", "validation", "test")
 VERSION = 2  # of the generator; raise it when the pictures change, so that cached ones are made again
 MIN_STEP = 1e-3  # a ray that grazes the nose must not creep for ever
 CHUNK = 32
@@ -108,7 +108,7 @@ def make_faces(
 ) -> Faces:
     """Make `count` random faces: each is another person, in another light, seen from another side.
 
-    seed, split: other seeds and other splits ("train", "val", "test") give other people.
+    seed, split: other seeds and other splits ("train", "validation", "test") give other people.
     canonical: also march the canonical view (twice the time).
     max_yaw: degrees; yaw is uniform up to this on both sides, pitch within 20 and roll within 10 degrees.
     cache: keep the faces in data/cache.

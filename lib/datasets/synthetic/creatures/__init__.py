@@ -42,8 +42,11 @@ from lib.geometry.mesh import Mesh
 # Raise this version whenever the same arguments give other data.
 VERSION = 5
 CATEGORIES = tuple(BODIES)
-SPLITS = ("train", "test")
+SPLITS = ("train", "validation", "test")
 BREEDS = 24
+# The number of a random stream. What is added comes last, so that the data of the others stay as they are.
+_STREAMS = [(category, split) for category in CATEGORIES for split in ("train", "test")]
+_STREAMS += [(category, "validation") for category in CATEGORIES]
 
 
 def _names(category: str) -> list[str]:
@@ -154,7 +157,7 @@ class Video(Creatures):
 def make_creatures(category: str, count: int, *, seed: int, image_size: int = 128, split: str = "train") -> Creatures:
     """Make `count` pictures of different individuals in different poses and coats, from all around.
 
-    The two splits share no breed, individual, pose, coat, view or scene. The first n pictures of a larger set are the
+    The splits share no breed, individual, pose, coat, view or scene. The first n pictures of a larger set are the
     set of n. Each picture takes a fraction of a second; afterwards all are read from the cache.
 
     Raises ValueError for an unknown category or split, or a count, seed or image size out of range.
@@ -333,7 +336,7 @@ def _check(category: str, split: str, seed: int, image_size: int, **count: int) 
     ):
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")
-    return seed, 2 * CATEGORIES.index(category) + SPLITS.index(split)
+    return seed, _STREAMS.index((category, split))
 
 
 def _check_category(category: str) -> str:
