@@ -48,7 +48,9 @@ def make_world(seed=0):
     truth["meshes"] = [Mesh(one, BALL.faces) for one in verts]
     found = verts + 0.01 * torch.randn(verts.shape, generator=generator)
     vector = camera.to_vector() + 0.02 * torch.randn(COUNT, 7, generator=generator)
-    return evaluation.Exam(pictures, truth), Prediction(found - BALL.verts, found, vector, torch.zeros(COUNT, 2, 2, 2))
+    return evaluation.Exam(pictures, truth), Prediction(
+        found - BALL.verts, found, vector, torch.zeros(COUNT, 2, 2, 2), vector[:, :0, None]
+    )
 
 
 def test_batches_are_joined_on_the_cpu_and_the_mode_is_put_back():

@@ -109,6 +109,38 @@ def to_scipy(matrix: Float[Tensor, "M N"]) -> scipy.sparse.csc_array:
     return scipy.sparse.csc_array((entries.values().double().numpy(), (rows, columns)), shape=tuple(matrix.shape))
 
 
+def interpolation_matrix(
+    verts: Float[Tensor, "V 3"], faces: Int[Tensor, "F 3"], chosen: Int[Tensor, "P"]
+) -> Float[Tensor, "V P"]:
+    """Return the matrix that spreads values at chosen vertices smoothly over all: values of shape (P, C) → (V, C).
+
+    It gives the chosen vertices their own values, and minimises ‖L x‖² over the others, with the cotangent Laplacian L.
+    Constant values stay constant: rows sum to 1. It is dense, V · P numbers.
+
+    Raises ValueError if a component of the mesh has no chosen vertex, or a vertex is chosen twice.
+    """
+    check_tensor("chosen", chosen, "P", kind="integer")
+    mesh.validate_mesh(verts, faces)
+    if len(chosen.unique()) < len(chosen) or not len(chosen) or not 0 <= int(chosen.min()) <= chosen.max() < len(verts):
+        raise ValueError(f"chosen must name some of the {len(verts)} vertices, each once")
+    matrix = to_scipy(cotangent_laplacian(verts.detach().double(), faces))
+    energy = (matrix.T @ matrix).tocsc()
+    given = np.zeros(len(verts), dtype=bool)
+    order = chosen.cpu().numpy()
+    given[order] = True
+    free = np.flatnonzero(~given)
+    spread = np.zeros((len(verts), len(order)))
+    spread[order, np.arange(len(order))] = 1
+    if len(free):
+        from scipy.sparse.linalg import splu
+
+        try:
+            spread[free] = splu(energy[free][:, free].tocsc()).solve(-energy[free][:, order].toarray())
+        except RuntimeError:
+            raise ValueError("chosen leaves a component of the mesh without a vertex; choose one in each") from None
+    return torch.from_numpy(spread).to(verts)
+
+
 class Factorization:
     """Sparse factors of a symmetric positive definite matrix whose entries join near neighbours in space.
 

@@ -133,6 +133,12 @@ class Encoder(nn.Module):
     def forward(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B F"]:
         return self.project(self.feature_map(images))
 
+    def with_stages(self, images: Float[Tensor, "B 3 H W"]) -> tuple[Float[Tensor, "B F"], list[Tensor]]:
+        """Return the vector, and the five maps of `ResNet18.stages` that it was made from."""
+        check_tensor("images", images, f"B 3 {self.image_size} {self.image_size}")
+        stages = self.trunk.stages(images)
+        return self.project(self.head(stages[-1])), stages
+
     def feature_map(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B C 4 4"]:
         """Return the 4×4 map before the linear layers, for a head that needs to know places in the image."""
         check_tensor("images", images, f"B 3 {self.image_size} {self.image_size}")

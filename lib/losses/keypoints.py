@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lib.checks import check_same_device, check_tensor
+from lib.geometry.rotations import quaternion_to_matrix
 from lib.geometry.vectors import binary_scale
 
 
@@ -38,16 +39,31 @@ def assignment_entropy(assignment: Float[Tensor, "K V"]) -> Float[Tensor, ""]:
     return torch.special.entr(assignment).sum(-1).mean()
 
 
-def camera_loss(pred: Float[Tensor, "B 7"], target: Float[Tensor, "B 7"]) -> Float[Tensor, ""]:
-    """1 − |⟨q, q'⟩| plus the mean squared error of scale and shift, for vectors [s, t_x, t_y, q].
+def camera_loss(
+    pred: Float[Tensor, "B 7"], target: Float[Tensor, "B 7"], rotation: str = "quaternion"
+) -> Float[Tensor, ""]:
+    """Difference of two rotations plus the mean squared error of scale and shift, for vectors [s, t_x, t_y, q].
 
-    The absolute value makes q and −q equal, because they are the same rotation. 1 − |⟨q, q'⟩| = 1 − cos(θ/2) for the
-    angle θ between the two rotations. The quaternions need not have unit length. Source: Kanazawa et al., ECCV 2018,
-    the loss of the paper's code.
+    With θ for the angle between the two rotations, the difference is
+
+    - "quaternion": 1 − |⟨q, q'⟩| = 1 − cos(θ/2), about θ²/8, the loss of the paper's code. A squared error answers
+      doubt between two rotations with one halfway between them.
+    - "chordal": ‖R − R'‖_F / 2 = √2 sin(θ/2), about 0.7 θ. It grows evenly, so it answers doubt with one of the two.
+
+    q and −q are the same rotation, and quaternions need not have unit length. Sources: Kanazawa et al., ECCV 2018; for
+    the chordal distance, Hartley et al., "Rotation averaging", IJCV 2013, section 4.
+
+    Raises ValueError for another name of a rotation's difference.
     """
     check_tensor("pred", pred, "B 7")
     check_tensor("target", target, f"{len(pred)} 7")
     check_same_device(pred=pred, target=target)
-    quaternions = (values[:, 3:] / binary_scale(values[:, 3:]) for values in (pred, target))
-    cosine = F.cosine_similarity(*quaternions, dim=-1)
-    return (1 - cosine.abs()).mean() + (pred[:, :3] - target[:, :3]).square().mean()
+    quaternions = [values[:, 3:] / binary_scale(values[:, 3:]) for values in (pred, target)]
+    if rotation == "quaternion":
+        difference = 1 - F.cosine_similarity(*quaternions, dim=-1).abs()
+    elif rotation == "chordal":
+        R, Q = (quaternion_to_matrix(quaternion) for quaternion in quaternions)
+        difference = (R - Q).flatten(1).norm(dim=-1) / 2
+    else:
+        raise ValueError(f'rotation={rotation!r} is unknown; use "quaternion" or "chordal"')
+    return difference.mean() + (pred[:, :3] - target[:, :3]).square().mean()

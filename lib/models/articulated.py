@@ -124,12 +124,15 @@ class Articulated(CategoryNetwork):
         weights: Weights = Weights(),
         *,
         features: Callable[[Tensor], list[Tensor]] | None = None,
+        rotation: str = "quaternion",
     ) -> dict[str, Tensor]:
         """Compute the terms by name, weighted, and their sum "loss": the pose's cost, the camera's and the texture's.
 
         batch: image, mask, keypoints, keypoint_visible and camera, as `lib.datasets.KEYS` describes them. All that
             projects uses the batch's camera; the predicted camera is only asked to agree with it.
-        features: for the texture, see `CategoryNetwork.texture_loss`.
+        features: for the texture, see `CategoryNetwork.texture_loss`. rotation: see `camera_loss`.
+
+        A network with heat maps also pays for the keypoints that they show, with the weight `keypoint`.
 
         Raises ValueError for a batch that lacks a key, or a model that was made without keypoint_vertices.
         """
@@ -139,7 +142,10 @@ class Articulated(CategoryNetwork):
         camera, prediction = WeakPerspective.from_vector(batch["camera"]), self(batch["image"])
         terms = self.cost(prediction.verts, camera, batch, weights)
         if weights.camera:
-            terms["camera"] = weights.camera * camera_loss(prediction.camera, batch["camera"])
+            terms["camera"] = weights.camera * camera_loss(prediction.camera, batch["camera"], rotation)
+        if self.heat_maps is not None and weights.keypoint:
+            error = keypoint_loss(prediction.keypoints, batch["keypoints"], batch["keypoint_visible"])
+            terms["heat maps"] = weights.keypoint * error
         if weights.texture:
             look = self.texture_loss(batch, prediction.flow, prediction.verts, camera, features)
             terms["texture"] = weights.texture * look

@@ -21,6 +21,7 @@ from lib.geometry.cameras import WeakPerspective
 from lib.geometry.image_plane import sample_image
 from lib.geometry.rotations import matrix_to_quaternion, matrix_to_rotation_6d, rotation_6d_to_matrix, view_rotation
 from lib.layers.convolutional import Encoder
+from lib.layers.heat_maps import HeatMapHead, soft_argmax
 from lib.layers.sphere import SphereDecoder, sphere_coordinates
 from lib.losses.photometric import perceptual_distance
 
@@ -30,13 +31,15 @@ class Prediction(NamedTuple):
 
     offsets (B, …): the numbers that deform the category's shape, in the form that the model takes; verts (B, V, 3): the
     deformed mesh; camera (B, 7): `WeakPerspective.to_vector`; flow (B, S, 2·S, 2): for each point of the sphere image
-    (see `SphereDecoder`), the point of the image plane where its colour is to be picked.
+    (see `SphereDecoder`), the point of the image plane where its colour is to be picked; keypoints (B, K, 2): where
+    heat maps see the keypoints in the image plane, K = 0 for a network without heat maps.
     """
 
     offsets: Float[Tensor, "B ..."]
     verts: Float[Tensor, "B V 3"]
     camera: Float[Tensor, "B 7"]
     flow: Float[Tensor, "B S 2*S 2"]
+    keypoints: Float[Tensor, "B K 2"]
 
 
 class CategoryNetwork(nn.Module):
@@ -44,7 +47,8 @@ class CategoryNetwork(nn.Module):
 
     faces (F, 3); sphere (V, 3): unit vectors, where each vertex lies on the sphere that carries the texture;
     outputs: how many numbers describe the shape, near zero at the start. cameras: how many cameras are proposed;
-    several start at equal steps around the object, and a score says which of them is believed. image_size, width,
+    several start at equal steps around the object, and a score says which of them is believed. heat_maps: how many
+    keypoints are looked for in heat maps, whose places the camera's head then sees beside the code. image_size, width,
     map_channels, features: of the `Encoder`; texture_size: rows of the sphere image.
     """
 
@@ -55,6 +59,7 @@ class CategoryNetwork(nn.Module):
         outputs: int,
         *,
         cameras: int = 1,
+        heat_maps: int = 0,
         image_size: int = 256,
         width: int = 64,
         map_channels: int = 256,
@@ -71,7 +76,7 @@ class CategoryNetwork(nn.Module):
         self.offset_head = nn.Linear(features, outputs)
         # Predict scale, shift, and the first two rows of a rotation. The paper's code predicts a quaternion; but after
         # one walk around the animal a quaternion arrives at its negative, and no continuous network can follow that.
-        self.camera_head = nn.Linear(features, 9 * cameras)
+        self.camera_head = nn.Linear(features + 2 * heat_maps, 9 * cameras)
         self.texture_head = SphereDecoder(features, 2, texture_size, texture_width)
         nn.init.normal_(self.offset_head.weight, std=1e-4)
         nn.init.zeros_(self.offset_head.bias)
@@ -80,17 +85,22 @@ class CategoryNetwork(nn.Module):
         around = matrix_to_rotation_6d(view_rotation(azimuth, torch.zeros(cameras)))
         with torch.no_grad():
             self.camera_head.bias.copy_(torch.cat([torch.zeros(cameras, 3), around], -1).flatten())
-        self.score_head = nn.Linear(features, cameras) if cameras > 1 else None
+        self.score_head = nn.Linear(features + 2 * heat_maps, cameras) if cameras > 1 else None
+        self.heat_maps = HeatMapHead(self.encoder.trunk, heat_maps) if heat_maps else None
 
     def shape(self, code: Float[Tensor, "B F"]) -> tuple[Float[Tensor, "B ..."], Float[Tensor, "B V 3"]]:
         """Return offsets and vertices for codes of the encoder."""
         raise NotImplementedError
 
     def forward(self, images: Float[Tensor, "B 3 H W"]) -> Prediction:
-        code = self.encoder(images).float()
+        code, stages = self.encoder.with_stages(images)
+        scores = None if self.heat_maps is None else self.heat_maps(stages).float()
+        code = code.float()
         # Only the encoder runs in mixed precision: bfloat16 would round a quaternion by a third of a degree.
         with torch.autocast(images.device.type, enabled=False):
-            return Prediction(*self.shape(code), self.camera(code), self.flow(code))
+            keypoints = code.new_zeros(len(code), 0, 2) if scores is None else soft_argmax(scores)
+            camera = self.camera(torch.cat([code, keypoints.flatten(1)], 1))
+            return Prediction(*self.shape(code), camera, self.flow(code), keypoints)
 
     def camera(self, code: Float[Tensor, "B F"]) -> Float[Tensor, "B 7"]:
         """Return the camera, the best of several: scale (positive), shift, unit quaternion (`WeakPerspective`)."""
