@@ -1,13 +1,17 @@
-"""Real pictures that come with scikit-image: nothing has to be downloaded."""
+"""Real pictures: those that come with scikit-image, for which nothing has to be downloaded, and your own."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+from lib.checks import whole_number
+from lib.pictures import read_picture
 
 
 def horse_silhouette(size: int = 128, margin: float = 0.08) -> Float[Tensor, "size size"]:
@@ -72,6 +76,20 @@ def faces() -> Float[Tensor, "100 25 25"]:
     """Load a hundred grey faces of 25 × 25 pixels in [0, 1], from Labelled Faces in the Wild (Huang et al., 2007)."""
     images = torch.from_numpy(_load("lfw_subset")[:100].astype(np.float32))
     return images / images.max()
+
+
+def own_picture(path: str | Path, size: int) -> Float[Tensor, "3 size size"]:
+    """Read a picture of yours, as cameras and tools write them: the middle square, brought to `size` pixels.
+
+    Raises OSError in one line for a file that cannot be read as a picture.
+    """
+    size = whole_number("size", size)
+    picture = torch.from_numpy(read_picture(path)).permute(2, 0, 1)
+    height, width = picture.shape[1:]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    square = picture[None, :, top : top + side, left : left + side]
+    return torch.nn.functional.interpolate(square, (size, size), mode="bilinear", antialias=True)[0].clamp(0, 1)
 
 
 def _load(name: str):

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lib.checks import check_same_device, check_tensor, number, whole_number
-from lib.geometry import mesh
+from lib.geometry import laplacian, mesh
 
 
 class LinearBasis(nn.Module):
@@ -39,6 +39,29 @@ class LinearBasis(nn.Module):
         check_tensor("coefficients", coefficients, f"B {len(self.modes)}")
         check_same_device(coefficients=coefficients, modes=self.modes)
         return self.template + torch.einsum("bm,mvx->bvx", coefficients, self.modes)
+
+
+def smooth_modes(template: mesh.Mesh, num_modes: int, size: float = 0.05) -> Float[Tensor, "M V 3"]:
+    """Return the smoothest modes of a template, which need no data: eigenfunctions of its Laplacian, along x, y and z.
+
+    Mode 3 k + a moves the vertices along axis a by the k-th smoothest function that is not constant; the constant one
+    would only shift the whole. Each has the root mean square `size`, in units of the template, and its largest entry is
+    positive. Source: Vallet and Lévy, "Spectral geometry processing with manifold harmonics", 2008.
+
+    Raises ValueError for more modes than the template has.
+    """
+    num_modes = whole_number("num_modes", num_modes)
+    verts = template.verts.detach()
+    if num_modes > 3 * (len(verts) - 1):
+        raise ValueError(f"num_modes must be 1 … {3 * (len(verts) - 1)} for {len(verts)} vertices, got {num_modes}")
+    matrix = laplacian.cotangent_laplacian(verts.double(), template.faces).to_dense()
+    root = laplacian.lumped_mass(verts.double(), template.faces).sqrt()
+    _, functions = torch.linalg.eigh(matrix / root[:, None] / root)
+    functions = functions[:, 1 : 1 + -(-num_modes // 3)] / root[:, None]
+    functions = functions / functions.square().mean(0).sqrt()
+    functions = functions * functions.gather(0, functions.abs().argmax(0, keepdim=True)).sign()
+    modes = torch.einsum("vk,ax->kavx", functions, torch.eye(3).to(functions)).flatten(0, 1)
+    return size * modes[:num_modes].to(verts)
 
 
 def principal_components(

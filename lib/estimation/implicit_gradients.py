@@ -41,6 +41,7 @@ def differentiable_minimum(
     flat: float = 1e-10,
     tolerance: float = 1e-3,
     damping: float = 0.0,
+    singular: str = "raise",
 ) -> Optimum:
     """Minimise B independent functions by L-BFGS; gradients reach the parameters by the implicit function theorem.
 
@@ -51,15 +52,16 @@ def differentiable_minimum(
         of x.
     damping: so many times the mean of H's diagonal is added to the diagonal. Directions that the objective does not
         determine then get no gradient, and all others nearly theirs.
+    singular: what becomes of an item whose Hessian is singular at its optimum, so that a whole valley is optimal and
+        has no derivative: "raise" a ValueError, or "flag" it as not converged.
 
-    Raises ValueError if the Hessian of an item that would have converged is singular, because then a whole valley is
-    optimal and has no derivative.
+    Raises ValueError for a singular Hessian, or another word for `singular`.
     """
     check_tensor("start", start, "B D", finite=True)
     constants = [parameter.detach() for parameter in parameters]
     x, _ = minimize_lbfgs(lambda x: objective(x, *constants), start, iterations=iterations, tolerance=flat)
-    polished = attach_gradients(objective, x, *constants, tolerance=tolerance, damping=damping)
-    return attach_gradients(objective, polished.x, *parameters, tolerance=tolerance, damping=damping)
+    polished = attach_gradients(objective, x, *constants, tolerance=tolerance, damping=damping, singular=singular)
+    return attach_gradients(objective, polished.x, *parameters, tolerance=tolerance, damping=damping, singular=singular)
 
 
 def attach_gradients(
@@ -68,6 +70,7 @@ def attach_gradients(
     *parameters: Tensor,
     tolerance: float = 1e-3,
     damping: float = 0.0,
+    singular: str = "raise",
 ) -> Optimum:
     """Give a minimiser that any method has found its gradients with respect to the parameters.
 
@@ -75,6 +78,8 @@ def attach_gradients(
     held constant: its derivative is −H⁻¹ ∂²f/∂x∂θ, and it ends nearer to the minimum than x.
     """
     check_tensor("x", x, "B D", finite=True)
+    if singular not in ("raise", "flag"):
+        raise ValueError(f'singular={singular!r} is unknown; use "raise" or "flag"')
     check_same_device(x=x, **{f"parameters[{i}]": parameter for i, parameter in enumerate(parameters)})
     x = x.detach().requires_grad_()
     with torch.enable_grad():
@@ -91,15 +96,17 @@ def attach_gradients(
     hessian = torch.where(finite[:, None, None], hessian, torch.eye(x.shape[1]).to(x))
     curvatures = torch.linalg.eigvalsh(hessian)
     rounding = x.shape[1] * torch.finfo(x.dtype).eps
-    singular = curvatures[:, 0].abs() <= rounding * curvatures[:, -1].abs()
-    safe = torch.where(singular[:, None, None], torch.eye(x.shape[1]).to(x), hessian)
+    flat = curvatures[:, 0].abs() <= rounding * curvatures[:, -1].abs()
+    safe = torch.where(flat[:, None, None], torch.eye(x.shape[1]).to(x), hessian)
     step = torch.linalg.solve(safe, gradient)
     still = gradient.detach().norm(dim=-1) <= tolerance * curvatures[:, -1].abs()
-    if (finite & singular & still).any():
-        item = int((finite & singular & still).nonzero()[0])
+    if singular == "raise" and (finite & flat & still).any():
+        item = int((finite & flat & still).nonzero()[0])
         raise ValueError(
             f"the Hessian of item {item} is singular: its minimum is a valley, without a derivative; "
             "fix what the objective leaves open, or give damping, such as 1e-6"
         )
-    converged = finite & ~singular & (curvatures[:, 0] > 0) & (step.detach().abs().amax(-1) <= tolerance)
+    converged = finite & ~flat & (curvatures[:, 0] > 0) & (step.detach().abs().amax(-1) <= tolerance)
+    if not any(parameter.requires_grad for parameter in parameters):
+        step = step.detach()
     return Optimum(torch.where(converged[:, None], x.detach() - step, x.detach()), value.detach(), converged)

@@ -137,7 +137,9 @@ def _refined(
         return (s * s * (P @ S * P).sum((-1, -2)) - 2 * s * (P * C).sum((-1, -2)) + spread) / spread
 
     x = rotation.new_zeros(len(rotation), 4)
-    optimum = differentiable_minimum(error, x, S, C, iterations=iterations, flat=1e-6, tolerance=tolerance)
+    optimum = differentiable_minimum(
+        error, x, S, C, iterations=iterations, flat=1e-6, tolerance=tolerance, singular="flag"
+    )
     R, s = (part.to(points_3d.dtype) for part in parts(optimum.x))
     shift = mean_2d - s[:, None] * (R[:, :2] @ mean_3d[..., None]).squeeze(-1)
     return WeakPerspective(s, shift, matrix_to_quaternion(R)), optimum.converged

@@ -14,9 +14,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from lib.checks import check_same_device, check_tensor, number, whole_number
-from lib.estimation.implicit_gradients import attach_gradients
-from lib.estimation.lbfgs import minimize_lbfgs
+from lib.estimation.implicit_gradients import differentiable_minimum
 from lib.estimation.pose import solve_weak_perspective
+from lib.geometry.alignment import center
 from lib.geometry.cameras import WeakPerspective
 from lib.geometry.rotations import axis_angle_to_matrix, matrix_to_quaternion
 
@@ -44,17 +44,20 @@ def solve_coefficients(
 ) -> Float[Tensor, "B M"]:
     """Find the coefficients that fit the points best under known cameras, by ridge regression.
 
-    With w_i summing to 1, they minimise Σ_i w_i ‖u_i − π(T_i + Σ_m c_m mode_mi)‖² / s² + ridge · ‖c‖²; the error is
-    counted in world units, so that a small picture of an animal gives the same shape as a large one.
+    With w_i summing to 1, they minimise Σ_i w_i ‖u_i − π(T_i + Σ_m c_m mode_mi)‖² / σ² + ridge · ‖c‖². The first term
+    is the share of the spread σ² = Σ_i w_i ‖u_i − ū‖² that is left unexplained, so that a small picture of an animal
+    gives the same shape as a large one.
     """
-    P = camera.rotation[:, :2]
-    scale = camera.scale[:, None, None]
-    missing = (points_2d - camera.translation[:, None]) / scale - template @ P.mT
+    P = camera.scale[:, None, None] * camera.rotation[:, :2] / _spread(points_2d, weights).sqrt()[:, None, None]
+    missing = (points_2d - camera.translation[:, None]) / _spread(points_2d, weights).sqrt()[:, None, None]
+    missing = missing - template @ P.mT
     moves = torch.einsum("bij,mvj->bmvi", P, modes)
     weighted = weights[:, None, :, None] * moves
-    normal = torch.einsum("bmvi,bnvi->bmn", weighted, moves) + ridge * torch.eye(len(modes)).to(modes)
+    normal = torch.einsum("bmvi,bnvi->bmn", weighted, moves) + ridge * torch.eye(
+        len(modes), dtype=modes.dtype, device=modes.device
+    )
     right = torch.einsum("bmvi,bvi->bm", weighted, missing)
-    return torch.linalg.solve(normal, right)
+    return torch.linalg.solve_ex(normal, right).result  # positive definite, for the ridge is positive
 
 
 def solve_pose_and_shape(
@@ -65,16 +68,16 @@ def solve_pose_and_shape(
     *,
     ridge: float = 1e-3,
     alternations: int = 4,
-    iterations: int = 10,
+    iterations: int = 40,
     tolerance: float = 1e-2,
 ) -> PoseAndShape:
     """Find camera and coefficients for image points of all vertices, with gradients to points, weights and modes.
 
-    Alternates `alternations` times, then takes `iterations` steps of L-BFGS on all unknowns together, because
+    Alternates `alternations` times, then takes up to `iterations` steps of L-BFGS on all unknowns together, because
     alternating slows down near the optimum. Gradients come from the implicit function theorem at that optimum.
 
-    ridge: how much a coefficient of 1 costs, in squared world units; it keeps the shape at the template where the
-    points say nothing. An item that is not solved is flagged, and harms no other.
+    ridge: see `solve_coefficients`; it keeps the shape at the template where the points say nothing. An item that is
+    not solved is flagged, and harms no other.
 
     Raises ValueError for a ridge that is not positive: coefficients that no point sees would be undetermined.
     """
@@ -89,45 +92,57 @@ def solve_pose_and_shape(
     total = weights.sum(-1, keepdim=True)
     weights = weights / torch.where(total > 0, total, 1)
     shapes = template.expand(len(points_2d), -1, -1)
-    coefficients = points_2d.new_zeros(len(points_2d), len(modes))
     with torch.no_grad():
         for _ in range(alternations):
             pose = solve_weak_perspective(shapes, points_2d, weights, tolerance=tolerance)
             visible = torch.where(pose.solved[:, None], weights, 0)
-            safe = torch.where(visible[..., None] > 0, points_2d, 0)
-            coefficients = solve_coefficients(template, modes, pose.camera, safe, visible, ridge)
+            points = torch.where(visible[..., None] > 0, points_2d, 0)
+            coefficients = solve_coefficients(template, modes, pose.camera, points, visible, ridge)
             shapes = template + torch.einsum("bm,mvx->bvx", coefficients, modes)
-    camera, count = pose.camera, len(modes)
-    rotation, scale = camera.rotation, camera.scale
-    spread = scale.square()
+    # An item that is not solved sees its own template instead, which is easy to fit, and has no gradient.
+    solved, camera = pose.solved, pose.camera
+    used = solved[:, None] & (weights > 0)
+    points = torch.where(used[..., None], points_2d, camera.project(shapes)[..., :2])
+    weights = torch.where(solved[:, None], weights, 1 / len(template))
+    # In double precision, and with the shift in units of the points' spread, so that the unknowns are alike.
+    dtype, count = points.dtype, len(modes)
+    rotation, scale, translation = camera.rotation.double(), camera.scale.double(), camera.translation.double()
+    unit = _spread(points, weights).detach().double().sqrt()
+    base = template.double()
 
-    def parts(x: Tensor, modes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    # Unknowns: a turn, the shift, the logarithm of the scale's growth, the coefficients.
+    def parts(x: Tensor, modes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         turn, shift, growth, c = x.split([3, 2, 1, count], -1)
-        verts = template + torch.einsum("bm,mvx->bvx", c, modes)
-        return axis_angle_to_matrix(turn) @ rotation, shift, scale * growth[:, 0].exp(), verts
+        verts = base + torch.einsum("bm,mvx->bvx", c, modes)
+        return (
+            axis_angle_to_matrix(turn) @ rotation,
+            translation + unit[:, None] * shift,
+            scale * growth[:, 0].exp(),
+            c,
+            verts,
+        )
 
     def cost(x: Tensor, modes: Tensor, points: Tensor, weights: Tensor) -> Tensor:
-        R, shift, s, verts = parts(x, modes)
+        R, shift, s, c, verts = parts(x, modes)
         seen = s[:, None, None] * (verts @ R[:, :2].mT) + shift[:, None]
-        error = (weights * (seen - points).square().sum(-1)).sum(-1) / spread
-        return error + ridge * x[:, 6:].square().sum(-1)
+        return _error(seen, points, weights) / _spread(points, weights) + ridge * c.square().sum(-1)
 
-    # An item that is not solved has no points; its own cost keeps it where it is.
-    x = torch.cat(
-        [torch.zeros_like(rotation[:, 0]), camera.translation, torch.zeros_like(scale)[:, None], coefficients], 1
-    )
-    free = visible.detach()
-    x, _ = minimize_lbfgs(lambda x: cost(x, modes.detach(), safe, free), x, iterations=iterations, tolerance=1e-6)
-    gone = ~pose.solved
-    visible = torch.where(gone[:, None], 1 / weights.shape[1], weights)
-    points = torch.where((visible[..., None] > 0) & ~gone[:, None, None], points_2d, camera.project(shapes)[..., :2])
-    optimum = attach_gradients(cost, x, modes, points, visible, tolerance=tolerance)
-    solved = pose.solved & optimum.converged
-    R, shift, s, verts = parts(optimum.x, modes)
+    x = torch.cat([torch.zeros(len(scale), 6).to(rotation), coefficients.double()], 1)
+    options = dict(iterations=iterations, flat=1e-6, tolerance=tolerance, singular="flag")
+    optimum = differentiable_minimum(cost, x, modes.double(), points.double(), weights.double(), **options)
+    solved = solved & optimum.converged
+    R, shift, s, c, verts = (part.to(dtype) for part in parts(optimum.x, modes.double()))
     vector = torch.cat([s[:, None], shift, matrix_to_quaternion(R)], -1)
-    vector = torch.where(solved[:, None], vector, vector.detach())
-    c = torch.where(solved[:, None], optimum.x[:, 6:], 0)
-    found = WeakPerspective.from_vector(vector)
+    found = WeakPerspective.from_vector(torch.where(solved[:, None], vector, pose.camera.to_vector()))
     verts = torch.where(solved[:, None, None], verts, template)
-    error = (weights * (found.project(verts)[..., :2] - points).square().sum(-1)).sum(-1).detach()
-    return PoseAndShape(found, c, verts, torch.where(solved, error, 0), solved)
+    error = _error(found.project(verts)[..., :2], points, weights).detach()
+    return PoseAndShape(found, torch.where(solved[:, None], c, 0), verts, torch.where(solved, error, 0), solved)
+
+
+def _spread(points: Tensor, weights: Tensor) -> Tensor:
+    _, centred = center(points, weights)
+    return (weights * centred.square().sum(-1)).sum(-1).clamp(min=torch.finfo(points.dtype).tiny)
+
+
+def _error(seen: Tensor, points: Tensor, weights: Tensor) -> Tensor:
+    return (weights * (seen - points).square().sum(-1)).sum(-1)

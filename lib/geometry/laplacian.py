@@ -119,6 +119,9 @@ def interpolation_matrix(
 
     Raises ValueError if a component of the mesh has no chosen vertex, or a vertex is chosen twice.
     """
+    from scipy.sparse.csgraph import connected_components
+    from scipy.sparse.linalg import splu
+
     check_tensor("chosen", chosen, "P", kind="integer")
     mesh.validate_mesh(verts, faces)
     if len(chosen.unique()) < len(chosen) or not len(chosen) or not 0 <= int(chosen.min()) <= chosen.max() < len(verts):
@@ -131,13 +134,11 @@ def interpolation_matrix(
     free = np.flatnonzero(~given)
     spread = np.zeros((len(verts), len(order)))
     spread[order, np.arange(len(order))] = 1
+    _, component = connected_components(matrix, directed=False)
+    if len(set(component[order])) < component.max() + 1:
+        raise ValueError("chosen leaves a component of the mesh without a vertex; choose one in each")
     if len(free):
-        from scipy.sparse.linalg import splu
-
-        try:
-            spread[free] = splu(energy[free][:, free].tocsc()).solve(-energy[free][:, order].toarray())
-        except RuntimeError:
-            raise ValueError("chosen leaves a component of the mesh without a vertex; choose one in each") from None
+        spread[free] = splu(energy[free][:, free].tocsc()).solve(-energy[free][:, order].toarray())
     return torch.from_numpy(spread).to(verts)
 
 

@@ -29,15 +29,17 @@ def soft_argmax(scores: Float[Tensor, "B K H W"]) -> Float[Tensor, "B K 2"]:
 class HeatMapHead(nn.Module):
     """Heat maps of K points from the feature maps of a `ResNet18`.
 
-    Its last three stages are brought to 32 channels and one size, added, and passed through two convolutions.
+    Its last three stages are brought to 32 channels and one size, added, and passed through two convolutions. Scores
+    are multiplied by `sharpness`: a broad map's expectation lies near the middle of the picture, and few steps would
+    leave all maps broad.
 
     A linear layer on a code has to compute coordinates; a heat map only has to say "here".
     """
 
-    def __init__(self, trunk: ResNet18, points: int, channels: int = 32) -> None:
+    def __init__(self, trunk: ResNet18, points: int, channels: int = 32, sharpness: float = 5.0) -> None:
         super().__init__()
         points = whole_number("points", points)
-        width = trunk.channels // 8
+        width, self.sharpness = trunk.channels // 8, sharpness
         self.lateral = nn.ModuleList(nn.Conv2d(width * 2**k, channels, 1) for k in (1, 2, 3))
         self.maps = nn.Sequential(
             nn.ReLU(), nn.Conv2d(channels, channels, 3, padding=1), nn.ReLU(), nn.Conv2d(channels, points, 1)
@@ -47,4 +49,6 @@ class HeatMapHead(nn.Module):
         """Return the scores, from the five maps of `ResNet18.stages`, at the size of the third (a quarter of 64²)."""
         size = stages[2].shape[-2:]
         parts = [layer(stage) for layer, stage in zip(self.lateral, stages[2:], strict=True)]
-        return self.maps(sum(F.interpolate(part, size, mode="bilinear", align_corners=False) for part in parts))
+        return self.sharpness * self.maps(
+            sum(F.interpolate(part, size, mode="bilinear", align_corners=False) for part in parts)
+        )

@@ -17,9 +17,9 @@ from torch.nn import functional as F
 from lib import rendering
 from lib.checks import check_tensor, whole_number
 from lib.datasets import check_batch
-from lib.deformation.basis import LinearBasis
+from lib.deformation.basis import LinearBasis, smooth_modes
 from lib.estimation.pose import solve_weak_perspective
-from lib.estimation.pose_and_shape import PoseAndShape, solve_pose_and_shape
+from lib.estimation.pose_and_shape import PoseAndShape, solve_coefficients, solve_pose_and_shape
 from lib.geometry.cameras import WeakPerspective
 from lib.geometry.geodesics import farthest_points
 from lib.geometry.image_plane import sample_image
@@ -33,6 +33,7 @@ from lib.losses.silhouette import mask_loss
 from lib.models.category import with_sum
 
 HEADS = ("heat maps", "linear")
+FIT = 3e-3  # the ridge for bending the template to the annotation, as `solve_coefficients` takes it
 SOLVERS = ("none", "closed form", "implicit")
 
 
@@ -73,7 +74,7 @@ class ToThePoint(nn.Module):
         keypoint_vertices: Int[Tensor, "K"],
         *,
         spots: int = 128,
-        modes: int = 16,
+        modes: int = 30,
         head: str = "heat maps",
         image_size: int = 256,
         width: int = 64,
@@ -98,6 +99,10 @@ class ToThePoint(nn.Module):
         self.linear = nn.Linear(features, 2 * len(chosen)) if head == "linear" else None
         self.visibility = nn.Linear(features, count)
         self.basis = LinearBasis(template, modes) if modes else None
+        if modes:
+            with torch.no_grad():
+                self.basis.modes.copy_(smooth_modes(template, modes))
+        self.register_buffer("fitting", smooth_modes(template, 30), persistent=False)
 
     def forward(self, images: Float[Tensor, "B 3 H W"]) -> Points:
         points, logits = self.regress(images)
@@ -132,12 +137,19 @@ class ToThePoint(nn.Module):
         """Pick each vertex's colour where the network sees it."""
         return sample_image(images, points[:, None])[:, :, 0].mT
 
-    def targets(
-        self, camera: Float[Tensor, "B 7"], image_size: int
-    ) -> tuple[Float[Tensor, "B V 2"], Bool[Tensor, "B V"]]:
-        """Return where the template's vertices are under given cameras, and which of them are seen."""
-        projected = WeakPerspective.from_vector(camera).project(self.template.expand(len(camera), -1, -1))
-        return projected[..., :2], rendering.visible_vertices(projected, self.faces, image_size)
+    @torch.no_grad()
+    def targets(self, batch: dict[str, Tensor]) -> tuple[Float[Tensor, "B V 2"], Bool[Tensor, "B V"]]:
+        """Return where the vertices are under the given camera, and which of them are seen.
+
+        The template is first bent by its smooth modes, so that its keypoints meet the visible annotated ones.
+        """
+        camera, at = WeakPerspective.from_vector(batch["camera"]), self.keypoint_vertices
+        weights = batch["keypoint_visible"] / batch["keypoint_visible"].sum(1, keepdim=True).clamp(min=1)
+        found = torch.where(batch["keypoint_visible"][..., None], batch["keypoints"], 0)
+        c = solve_coefficients(self.template[at], self.fitting[:, at], camera, found, weights, FIT)
+        verts = self.template + torch.einsum("bm,mvx->bvx", c, self.fitting)
+        projected = camera.project(verts)
+        return projected[..., :2], rendering.visible_vertices(projected, self.faces, batch["image"].shape[-1])
 
     def loss(
         self,
@@ -166,7 +178,7 @@ class ToThePoint(nn.Module):
             raise ValueError(f"through={through!r} is unknown; use one of {', '.join(map(repr, SOLVERS))}")
         size, terms = batch["image"].shape[-1], {}
         points, logits = self.regress(batch["image"])
-        wanted, seen = self.targets(batch["camera"], size)
+        wanted, seen = self.targets(batch)
         if weights.points:
             distance = (points - wanted)[:, self.chosen].square().sum(-1)
             terms["points"] = weights.points * (distance + 1e-8).sqrt().mean()

@@ -21,7 +21,7 @@ from lib.geometry.rotations import random_quaternions
 from lib.layers.convolutional import ResNet18
 from lib.layers.perceptual import RotationFeatures
 from lib.losses import mesh
-from lib.models import articulated, cmr, unsup3d
+from lib.models import articulated, cmr, to_the_point, unsup3d
 
 PERMUTATION = torch.tensor([0, 2, 1, 3])
 
@@ -148,6 +148,21 @@ def chapter_6(device: str, scale: Scale, steps: int, watch=nothing, **options) -
     training.fit(model, loss_fn, pictures(scale), steps=steps, batch_size=scale.batch, device=device, **options)
 
 
+def chapter_8(device: str, scale: Scale, steps: int, watch=nothing, **options) -> None:
+    """Points of a template's vertices, taught with the camera and the keypoints of the annotation."""
+    ball = icosphere(scale.ball)
+    sizes = {name: value for name, value in scale.network.items() if not name.startswith("texture")}
+    model = to_the_point.ToThePoint(ball, torch.arange(4), spots=20, **sizes)
+    permutation = PERMUTATION.to(device)
+
+    def loss_fn(model, batch, step):
+        watch(step)
+        batch = augmentation.mirror(batch, torch.rand(scale.batch, device=device) < 0.5, permutation)
+        return model.loss(batch)
+
+    training.fit(model, loss_fn, pictures(scale), steps=steps, batch_size=scale.batch, device=device, **options)
+
+
 def chapter_9(device: str, scale: Scale, steps: int, watch=nothing, **options) -> None:
     """Depth, albedo, light and view of pictures whose objects are probably symmetric."""
     aids = dict(average=True, level_albedo=True, prior=0.5, coarse=2)
@@ -172,5 +187,6 @@ SYSTEMS = {
     "chapter 4": chapter_4,
     "chapter 5": chapter_5,
     "chapter 6": chapter_6,
+    "chapter 8": chapter_8,
     "chapter 9": chapter_9,
 }

@@ -12,7 +12,7 @@ from lib.geometry import pointsets
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 
 
-@pytest.mark.parametrize("chapter", ["chapter 5", "chapter 6", "chapter 9"])
+@pytest.mark.parametrize("chapter", ["chapter 5", "chapter 6", "chapter 8", "chapter 9"])
 def test_pytorch_sees_no_wait_in_a_step(chapter: str) -> None:
     """Between the second step and the last, which reports, PyTorch raises at any wait of its own."""
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lib.deformation import basis
-from lib.geometry import mesh
+from lib.geometry import laplacian, mesh
 
 
 def template() -> mesh.Mesh:
@@ -86,3 +86,23 @@ def test_bad_input():
         basis.principal_components(samples(), 8)
     with pytest.raises(ValueError, match="samples must have shape"):
         basis.principal_components(samples()[0], 2)
+
+
+def test_smooth_modes_are_orthogonal_sized_and_in_order_of_roughness():
+    shape = template()
+    shape = shape.with_verts(shape.verts * torch.tensor([1.0, 0.8, 0.6]))
+    modes = basis.smooth_modes(shape, 10, size=0.2)
+    assert modes.shape == (10, 42, 3) and modes.dtype == torch.float64
+    for index, mode in enumerate(modes):
+        others = [axis for axis in range(3) if axis != index % 3]
+        assert mode[:, others].eq(0).all()
+        assert mode.square().sum(-1).mean().sqrt() == pytest.approx(0.2)
+    mass = laplacian.lumped_mass(shape.verts, shape.faces)
+    functions = modes[::3].sum(-1).T
+    gram = functions.T @ (mass[:, None] * functions)
+    assert (gram - gram.diag().diag()).abs().max() < 1e-8 * gram.max()
+    assert (mass @ functions).abs().max() < 1e-8  # none shifts the whole
+    roughness = torch.einsum("vk,vk->k", functions, laplacian.cotangent_laplacian(shape.verts, shape.faces) @ functions)
+    assert (roughness.diff() > -1e-9).all()
+    with pytest.raises(ValueError, match="num_modes must be 1 … 123"):
+        basis.smooth_modes(shape, 124)

@@ -110,9 +110,11 @@ def test_the_ridge_solution_is_that_of_stacked_least_squares():
     weights = weights / weights.sum(-1, keepdim=True)
     found = solve_coefficients(verts, modes, camera, u, weights, 1e-2)
     for b in range(len(u)):
-        P, s = camera.rotation[b, :2], camera.scale[b]
-        rows = torch.einsum("ij,mvj->vim", P, modes) * weights[b].sqrt()[:, None, None]
-        right = ((u[b] - camera.translation[b]) / s - verts @ P.T) * weights[b].sqrt()[:, None]
+        P, w = camera.scale[b] * camera.rotation[b, :2], weights[b]
+        spread = (w[:, None] * (u[b] - w @ u[b]).square()).sum()
+        root = (w / spread).sqrt()
+        rows = torch.einsum("ij,mvj->vim", P, modes) * root[:, None, None]
+        right = (u[b] - camera.translation[b] - verts @ P.T) * root[:, None]
         A = torch.cat([rows.flatten(0, 1), 0.1 * torch.eye(len(modes), dtype=torch.float64)])
         y = torch.cat([right.flatten(), torch.zeros(len(modes), dtype=torch.float64)])
         torch.testing.assert_close(found[b], torch.linalg.lstsq(A, y[:, None]).solution[:, 0])
@@ -139,7 +141,7 @@ def test_gradients_of_camera_and_shape_equal_finite_differences():
         return torch.cat([found.camera.to_vector(), found.coefficients], 1)
 
     inputs = modes.requires_grad_(), u.requires_grad_(), weights.requires_grad_()
-    assert gradcheck(solve, inputs, eps=1e-4, atol=5e-4, rtol=2e-3)
+    assert gradcheck(solve, inputs, eps=1e-5, atol=1e-6, rtol=1e-5)
 
 
 def test_camera_and_shape_flag_what_is_not_determined():

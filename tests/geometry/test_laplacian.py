@@ -217,3 +217,30 @@ def test_agrees_with_pytorch3d():
     torch.testing.assert_close(-2 * (ours - ours.diagonal().diag()), theirs)
     uniform = laplacian.uniform_laplacian(faces, len(verts)).to_dense()
     torch.testing.assert_close(-uniform, ops.laplacian(verts, mesh.edges(faces)).to_dense())
+
+
+def test_interpolation_keeps_what_is_given_and_spreads_it_smoothly():
+    verts, faces = dented_sphere(subdivisions=3)
+    chosen = torch.arange(0, len(verts), 5)
+    matrix = laplacian.interpolation_matrix(verts, faces, chosen)
+    assert matrix.shape == (len(verts), len(chosen))
+    torch.testing.assert_close(matrix.sum(1), torch.ones(len(verts), dtype=torch.float64))
+    assert torch.equal(matrix[chosen], torch.eye(len(chosen), dtype=torch.float64))
+    L = laplacian.cotangent_laplacian(verts, faces).to_dense()
+    values = torch.randn(len(chosen), 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    free = torch.ones(len(verts), dtype=torch.bool)
+    free[chosen] = False
+    # The energy ‖L x‖² has no slope at the free vertices.
+    assert (L.T @ (L @ (matrix @ values)))[free].abs().max() < 1e-6
+    everything = laplacian.interpolation_matrix(verts, faces, torch.arange(len(verts)))
+    assert torch.equal(everything, torch.eye(len(verts), dtype=torch.float64))
+
+
+def test_interpolation_refuses_what_leaves_values_open():
+    ball = mesh.icosphere(1)
+    two = mesh.Mesh(torch.cat([ball.verts, ball.verts + 5]), torch.cat([ball.faces, ball.faces + len(ball.verts)]))
+    for chosen in ([0, 0], [], [-1], [999]):
+        with pytest.raises(ValueError, match="chosen must name some of the 84 vertices"):
+            laplacian.interpolation_matrix(two.verts, two.faces, torch.tensor(chosen, dtype=torch.long))
+    with pytest.raises(ValueError, match="chosen leaves a component of the mesh without a vertex"):
+        laplacian.interpolation_matrix(two.verts, two.faces, torch.tensor([1, 2, 3]))

@@ -180,3 +180,23 @@ def test_bad_input_is_refused_in_one_line():
         FreeVertices(TEMPLATE)(torch.zeros(2, 5, 3))
     with pytest.raises(ValueError, match="images"):
         make_model()(torch.rand(2, 3, 32, 32))
+
+
+def test_heat_maps_show_keypoints_to_the_camera_head_and_are_paid_for():
+    torch.manual_seed(0)
+    model = Articulated(TEMPLATE, BALL.verts, HandleLayer(TEMPLATE, 5), torch.arange(4), heat_maps=4, **SIZES)
+    prediction = model(torch.rand(2, 3, 64, 64))
+    assert prediction.keypoints.shape == (2, 4, 2) and model.camera_head.in_features == 16 + 8
+    prediction.camera.sum().backward()
+    assert model.heat_maps.maps[-1].weight.grad.ne(0).any()
+    without = make_model()
+    assert without(torch.rand(2, 3, 64, 64)).keypoints.shape == (2, 0, 2)
+    batch = {
+        "image": torch.rand(2, 3, 64, 64),
+        "mask": torch.rand(2, 64, 64),
+        "keypoints": torch.rand(2, 4, 2),
+        "keypoint_visible": torch.ones(2, 4, dtype=torch.bool),
+        "camera": torch.tensor([[0.8, 0, 0, 1, 0, 0, 0]]).expand(2, 7),
+    }
+    terms = model.loss(batch, rotation="chordal")
+    assert "heat maps" in terms and "heat maps" not in without.loss(batch)

@@ -258,8 +258,31 @@ def test_camera_loss_is_a_function_of_the_angle(angle, negated):
     b = torch.tensor([[1.0, 0, 0, math.cos(angle / 2), math.sin(angle / 2), 0, 0]], dtype=torch.float64)
     b[:, 3:] *= -1 if negated else 1
     assert camera_loss(a, b) == pytest.approx(1 - math.cos(angle / 2), abs=1e-9)
+    # ‖R − R'‖_F = 2 √2 sin(θ/2)
+    assert camera_loss(a, b, "chordal") == pytest.approx(math.sqrt(2) * math.sin(angle / 2), abs=1e-7)
     b[:, 1] += 0.3
     assert camera_loss(a, b) == pytest.approx(1 - math.cos(angle / 2) + 0.09 / 3, abs=1e-9)
+
+
+def test_the_chordal_loss_answers_doubt_with_one_of_two_and_the_other_with_their_middle():
+    """Two equally likely rotations, 120° apart: where on the way between them is the loss least?"""
+
+    def camera(degrees):
+        half = torch.deg2rad(torch.as_tensor(degrees, dtype=torch.float64)) / 2
+        zero = torch.zeros_like(half)
+        return torch.stack([zero + 1, zero, zero, half.cos(), zero, half.sin(), zero], -1)
+
+    way = torch.linspace(0, 120, 25)
+    for rotation, expected in (("quaternion", 60.0), ("chordal", 0.0)):
+        mean = [
+            (camera_loss(camera([d]), camera([0.0]), rotation) + camera_loss(camera([d]), camera([120.0]), rotation))
+            / 2
+            for d in way
+        ]
+        best = way[torch.stack(mean).argmin()]
+        assert min(abs(best - expected), abs(120 - best - expected)) < 6
+    with pytest.raises(ValueError, match="rotation='geodesic' is unknown"):
+        camera_loss(camera([0.0]), camera([0.0]), "geodesic")
 
 
 def test_gradients_of_the_losses():
@@ -273,7 +296,12 @@ def test_gradients_of_the_losses():
     pred = random(2, 3, 2).requires_grad_()
     assert torch.autograd.gradcheck(lambda pred: keypoint_loss(pred, target, visible), pred)
     camera = random(2, 7)
-    assert torch.autograd.gradcheck(lambda pred: camera_loss(pred, camera), random(2, 7).requires_grad_())
+    for rotation in ("quaternion", "chordal"):
+        loss = lambda pred: camera_loss(pred, camera, rotation)  # noqa: B023, E731
+        assert torch.autograd.gradcheck(loss, random(2, 7).requires_grad_())
+    same = camera.clone().requires_grad_()
+    camera_loss(same, camera, "chordal").backward()
+    assert same.grad.isfinite().all()
     assert torch.autograd.gradcheck(lambda x: assignment_entropy(x.softmax(-1)), random(3, 5).requires_grad_())
     distances = random(2, 8, 8).abs()
     points = (0.5 * random(2, 3, 4, 2)).clamp(-0.8, 0.8).requires_grad_()
