@@ -29,6 +29,8 @@ def pick_device(device: str = "auto") -> torch.device:
 
     Raises ValueError for a device this machine does not have, or one that is neither a CPU nor CUDA.
     """
+    if not isinstance(device, str | torch.device):
+        raise TypeError(f'device must be "auto", "cpu" or "cuda", got {device!r}')
     if device == "auto":
         if not torch.cuda.is_available():
             return torch.device("cpu")
@@ -64,6 +66,8 @@ def choose_settings(profile: str, overrides: dict, **profiles: dict) -> SimpleNa
     Raises ValueError for an unknown profile or override, an override of another type, or a profile with a setting
     that the first one lacks.
     """
+    if not isinstance(overrides, dict):
+        raise TypeError(f"overrides must be a dict, such as {{}} or {{'steps': 10}}, got {overrides!r}")
     if profile not in profiles:
         raise ValueError(f"profile={profile!r} is unknown; use one of {', '.join(map(repr, profiles))}")
     first = next(iter(profiles))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import math
 from collections.abc import Sequence
+from numbers import Integral
 
 
 def show(text: str) -> None:
@@ -109,5 +110,6 @@ def _format_cell(entry, specification: str) -> str:
     if entry is None:
         return ""
     if not _is_number(entry):
-        return str(entry)
-    return format(int(entry), "d") if isinstance(entry, int) else format(float(entry), specification)
+        # A bar or a line break would end the cell.
+        return " ".join(str(entry).split()).replace("|", "\\|")
+    return format(int(entry), "d") if isinstance(entry, Integral) else format(float(entry), specification)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import uuid
 from contextlib import suppress
 from pathlib import Path
@@ -36,11 +37,11 @@ def write_atomically(path: str | Path, content: str | bytes) -> None:
             temporary.unlink(missing_ok=True)
 
 
-_claims: dict[Path, int] = {}
+_claims: dict[Path, tuple[int, int]] = {}  # the descriptor, and the thread that has the claim
 
 
 def claim(path: str | Path, remedy: str) -> None:
-    """Keep other processes from this file or folder until `release`, or until this process ends, however it ends.
+    """Keep other processes and threads from this file or folder until `release`, or until this process ends.
 
     The claim is a lock of the operating system, so a process that was killed leaves none behind. If the system or the
     file system has no such locks, every process gets the claim.
@@ -48,7 +49,11 @@ def claim(path: str | Path, remedy: str) -> None:
     Raises ValueError, with the remedy, if another process has the claim; OSError if the file cannot be written.
     """
     path = Path(path).resolve()
-    if fcntl is None or path in _claims:
+    if fcntl is None:
+        return
+    if path in _claims:
+        if _claims[path][1] != threading.get_ident():
+            raise ValueError(f"another thread is at work in {path}; {remedy}")
         return
     folder = path.is_dir()
     try:
@@ -65,11 +70,11 @@ def claim(path: str | Path, remedy: str) -> None:
         raise ValueError(f"another process is at work in {path}; {remedy}") from None
     except OSError:  # a network file system without locks
         pass
-    _claims[path] = descriptor
+    _claims[path] = descriptor, threading.get_ident()
 
 
 def release(path: str | Path) -> None:
     """Let other processes have a file or folder that this one has claimed."""
-    descriptor = _claims.pop(Path(path).resolve(), None)
-    if descriptor is not None:
-        os.close(descriptor)
+    claimed = _claims.pop(Path(path).resolve(), None)
+    if claimed is not None:
+        os.close(claimed[0])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import io
 import json
 import math
@@ -123,11 +124,19 @@ def fit(
     seed, watch_every = whole_number("seed", seed, 0), whole_number("watch_every", watch_every)
     if optimizer is None and not number("lr", lr) > 0:
         raise ValueError(f"lr must be above 0, got {lr}")
+    if schedule is not None and not callable(schedule):
+        raise TypeError(f"schedule must be a function of the step, such as warmup_cosine(steps), got {schedule!r}")
+    if max_seconds is not None:
+        max_seconds = number("max_seconds", max_seconds, infinite=True)
+        if math.isnan(max_seconds):
+            raise ValueError("max_seconds must be a number of seconds, got NaN")
     samples = count_samples(data)
     optimizer = optimizer or torch.optim.Adam(model.parameters(), lr=lr)
     base_rates = [group["lr"] for group in optimizer.param_groups]
     run = {"seed": seed, "batch_size": batch_size, "samples": samples, "rates": base_rates}
     run["optimizer"] = type(optimizer).__name__
+    if str(out_dir):
+        run["data"] = _fingerprint(data)
     model, optimizer = accelerator.prepare(model.to(device), optimizer)
     checkpoint = Checkpoint(out_dir, name, run) if str(out_dir) else None
     probe = functools.partial(_probe, model, loss_fn, data, batch_size, device)
@@ -291,6 +300,18 @@ def _check_weights(model: nn.Module, step: int) -> None:
     values += [~buffer.isnan().any() for buffer in model.buffers() if buffer.is_floating_point()]
     if values and not torch.stack(values).all():
         raise FloatingPointError(f"the weights are not finite after step {step}; lower the learning rate")
+
+
+def _fingerprint(data: dict[str, Tensor] | Dataset) -> str | None:
+    """A short text that changes with any number of a dict of tensors; None for a Dataset, which is not read through."""
+    if not isinstance(data, dict):
+        return None
+    digest = hashlib.sha256()
+    for name in sorted(data):
+        values = data[name].detach().cpu().contiguous()
+        digest.update(f"{name} {values.dtype} {tuple(values.shape)}".encode())
+        digest.update(values.view(torch.uint8).numpy() if values.dim() else values.reshape(1).view(torch.uint8).numpy())
+    return digest.hexdigest()[:16]
 
 
 def _probe(
@@ -526,7 +547,8 @@ class Checkpoint:
                 if state["run"].get(key, value) != value:
                     old = state["run"].get(key)
                     remedy = "choose another out_dir, or delete it to start anew"
-                    raise ValueError(f"{path} is of a run with {key}={old!r}, this one has {value!r}; {remedy}")
+                    found = "other data" if key == "data" else f"{key}={old!r}, this one has {value!r}"
+                    raise ValueError(f"{path} is of a run with {found}; {remedy}")
             return state
         if there:
             reason = "is damaged, or not finite, and no other checkpoint is whole"

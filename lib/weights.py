@@ -55,6 +55,13 @@ def load_weights(path: str | Path, model: nn.Module) -> None:
         weights = load(path.read_bytes())
         if lost := _not_numbers(weights):
             raise ValueError(f"{path} is of a model that has diverged: {lost} holds NaN; train it again")
+        # PyTorch copies what fits before it refuses the rest; a model that is refused shall stay as it was.
+        own = model.state_dict()
+        if strangers := sorted(own.keys() ^ weights.keys()):
+            raise RuntimeError(f"{strangers[0]} is in one of the two only")
+        for name, value in weights.items():
+            if value.shape != own[name].shape:
+                raise RuntimeError(f"{name} is {tuple(value.shape)} there and {tuple(own[name].shape)} in the model")
         model.load_state_dict(weights)
     except SafetensorError as error:
         raise ValueError(f"{path} is not a whole safetensors file ({error}); write it anew") from None

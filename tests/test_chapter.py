@@ -199,3 +199,10 @@ def test_files_may_be_read_by_whom_the_system_lets(tmp_path):
 def test_a_band_may_be_measured(tmp_path, low):
     chapter.Results(tmp_path).check("IoU", 0.9, low=low)
     assert json.loads((tmp_path / "metrics.json").read_text())["IoU"]["low"] == float(low)
+
+
+def test_no_overrides_and_no_device_are_named():
+    with pytest.raises(TypeError, match="overrides must be a dict"):
+        chapter.choose_settings("quick", None, quick={})
+    with pytest.raises(TypeError, match='device must be "auto", "cpu" or "cuda", got None'):
+        chapter.pick_device(None)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from lib import display
@@ -63,3 +64,8 @@ def test_whole_numbers_can_be_the_best_and_nan_never_is():
     table = display.format_table(rows, ["row", "x", "y", "z"], formats={"y": ".2f"}, best=dict.fromkeys("xyz", "max"))
     assert table.splitlines()[2:] == ["| a | nan | **1** | **12345** |", "| b | **0.5** | 0.50 | 3 |"]
     assert "**" not in display.format_table([["a", nan]], ["row", "x"], best={"x": "min"})
+
+
+def test_no_entry_breaks_its_cell():
+    table = display.format_table([["a|b", np.int64(3)], ["two\nlines", 3.0]], ["name", "value"])
+    assert table.splitlines()[2:] == ["| a\\|b | 3 |", "| two lines | 3 |"]

@@ -112,7 +112,7 @@ def test_sabotage_fails_the_bands_that_the_prediction_passes(seed):
     _, training = make_world(seed + 10)
     at_rest = BALL.verts.expand(COUNT, -1, -1)
     untrained = Prediction(
-        0 * at_rest, at_rest, torch.tensor([1.0, 0, 0, 1, 0, 0, 0]).expand(COUNT, 7), prediction.flow
+        0 * at_rest, at_rest, torch.tensor([1.0, 0, 0, 1, 0, 0, 0]).expand(COUNT, 7), *prediction[3:]
     )
     controls = evaluation.category_controls(prediction, training=training, cameras=training.camera, untrained=untrained)
     scores = {name: evaluation.judge(Category(), control, exam) for name, control in controls.items()}

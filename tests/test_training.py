@@ -350,7 +350,9 @@ def test_another_loss_data_or_fewer_steps_are_refused(tmp_path):
 
     weight = fit()
     assert fit() == weight
-    for other in ({"target": 2.0}, {"x": 2.0}, {"power": 1, "target": 3.0}):
+    with pytest.raises(ValueError, match=r"is of a run with other data; .*anew$"):
+        fit(x=2.0)
+    for other in ({"target": 2.0}, {"power": 1, "target": 3.0}):
         with pytest.raises(ValueError, match=r"of another loss_fn or data: the loss of its first batch was .*anew$"):
             fit(**other)
     with pytest.raises(ValueError, match=r"is of a run of 60 steps, more than steps=5; choose another out_dir"):
@@ -577,3 +579,59 @@ def test_layers_that_share_their_weights_are_written(tmp_path):
     weights.save_weights(tmp_path / "a.safetensors", saved)
     weights.load_weights(tmp_path / "a.safetensors", loaded)
     assert torch.equal(loaded[1].weight, saved[0].weight) and loaded[1].weight is loaded[0].weight
+
+
+def test_data_that_changed_beyond_the_first_batch_are_not_taken_for_the_same(tmp_path):
+    data = {"x": torch.randn(12, 3), "y": torch.rand(12) > 0.5}
+
+    def train(data):
+        loss_fn = lambda model, batch, step: {"loss": model(batch["x"]).square().mean()}  # noqa: E731
+        return training.fit(nn.Linear(3, 1), loss_fn, data, steps=2, batch_size=3, device="cpu", out_dir=tmp_path)
+
+    train(data)
+    train({name: values.clone() for name, values in data.items()})
+    for name in data:
+        changed = {**data, name: data[name].clone()}
+        changed[name][-1] = ~changed[name][-1] if name == "y" else 7.0
+        with pytest.raises(ValueError, match="is of a run with other data; choose another out_dir"):
+            train(changed)
+
+
+def test_two_threads_do_not_train_in_one_folder(tmp_path):
+    import threading
+
+    inside, go_on, errors = threading.Event(), threading.Event(), []
+    data = {"x": torch.randn(4, 3)}
+
+    def loss_fn(model, batch, step):
+        inside.set()
+        go_on.wait(20)
+        return {"loss": model(batch["x"]).square().mean()}
+
+    def train():
+        training.fit(nn.Linear(3, 1), loss_fn, data, steps=1, batch_size=2, device="cpu", out_dir=tmp_path)
+
+    first = threading.Thread(target=train)
+    first.start()
+    assert inside.wait(20)
+    try:
+        train()
+    except ValueError as error:
+        errors.append(str(error))
+    go_on.set()
+    first.join()
+    assert len(errors) == 1 and "another thread is at work in" in errors[0]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"schedule": 0.5}, "schedule must be a function of the step"),
+        ({"max_seconds": "a minute"}, "max_seconds must be a number"),
+        ({"max_seconds": float("nan")}, "max_seconds"),
+    ],
+)
+def test_wrong_kinds_of_options_are_named(options, message):
+    loss_fn = lambda model, batch, step: {"loss": model(batch["x"]).square().mean()}  # noqa: E731
+    with pytest.raises((TypeError, ValueError), match=message):
+        training.fit(nn.Linear(3, 1), loss_fn, {"x": torch.randn(4, 3)}, steps=1, batch_size=2, **options)

@@ -59,3 +59,14 @@ def test_every_file_that_ships_has_its_card(monkeypatch):
     assert [file.stem for file in files] == sorted(file.stem for file in weights.DIRECTORY.glob("*.json"))
     for file in files:
         assert file.stat().st_size <= weights.LARGEST
+
+
+def test_a_refused_file_leaves_the_model_as_it_was(tmp_path):
+    """PyTorch would have copied the first layer before it finds that the second does not fit."""
+    model = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 4))
+    for other in (nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 5)), nn.Sequential(nn.Linear(2, 3))):
+        weights.save_weights(tmp_path / "other", other)
+        before = {name: value.clone() for name, value in model.state_dict().items()}
+        with pytest.raises(ValueError, match="holds the weights of another model"):
+            weights.load_weights(tmp_path / "other", model)
+        assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())

@@ -68,7 +68,7 @@ def solve_pose_and_shape(
     *,
     ridge: float = 1e-3,
     alternations: int = 4,
-    iterations: int = 40,
+    iterations: int = 100,
     tolerance: float = 1e-2,
 ) -> PoseAndShape:
     """Find camera and coefficients for image points of all vertices, with gradients to points, weights and modes.
