@@ -228,13 +228,16 @@ class _Worker:
         """Note time and memory, and send the signal that is due."""
         now = time.monotonic()
         self.chapter.seconds = now - self.began
-        memory = sum(map(_resident_memory, self.kernels))
-        self.chapter.peak_memory = max(self.chapter.peak_memory, memory)
+        self.measure_memory()
         if self.due and now >= self.due[0][0]:
             number = self.due.pop(0)[1]
             for kernel in self.kernels:
                 with suppress(psutil.Error):  # it has just ended
                     kernel.send_signal(number)
+
+    def measure_memory(self) -> None:
+        memory = sum(map(_resident_memory, self.kernels))
+        self.chapter.peak_memory = max(self.chapter.peak_memory, memory)
 
     def ask_to_stop(self) -> None:
         """Ask the kernel first: the cell raises KeyboardInterrupt, and its outputs are kept. Ask once more, in case the
@@ -303,6 +306,7 @@ def _execute_notebook(worker: _Worker) -> None:
         running.update(notebook=notebook, number={index: number for number, index in enumerate(cells, start=1)})
         worker.starting.release()
         chapter.cells = len(cells)
+        worker.measure_memory()  # a short chapter may end before anybody looks
 
     def cell_starts(cell, cell_index) -> None:
         if worker.stop.is_set():
