@@ -104,6 +104,31 @@ def category_scores(
     }
 
 
+def clip_scores(
+    verts: Float[Tensor, "N V 3"],
+    landmarks: Float[Tensor, "N K 3"],
+    camera: Float[Tensor, "N 7"],
+    faces: Int[Tensor, "F 3"],
+    exam: Exam,
+    pairs: Int[Tensor, "P 2"],
+) -> dict[str, float]:
+    """Judge the frames of videos: `category_scores`, and two scores of the pairs (first frame, second frame).
+
+    "jitter": how much the error of the rotation, R_predᵀ R_true, turns from one frame to the next, mean in degrees; an
+    error that is common to all frames has none. "displacement": the mean error of the motion of the keypoints that
+    both frames show, divided by the mean length of the true motion; to stand still scores 1.
+    """
+    view, (first, second) = WeakPerspective.from_vector(camera), pairs.unbind(1)
+    error = view.rotation.mT @ exam.rotation
+    points, seen = view.project(landmarks)[..., :2], exam.pictures
+    visible = seen["keypoint_visible"][first] & seen["keypoint_visible"][second]
+    moved, truly = (at[second] - at[first] for at in (points, seen["keypoints"]))
+    wrong = (moved - truly).norm(dim=-1)[visible].mean() / truly.norm(dim=-1)[visible].mean()
+    jitter = metrics.rotation_error(error[first], error[second]).mean()
+    own = {"jitter": jitter.item(), "displacement": wrong.item()}
+    return category_scores(verts, landmarks, camera, faces, exam) | own
+
+
 def surface_error(
     verts: Float[Tensor, "N V 3"], landmarks: Float[Tensor, "N K 3"], faces: Int[Tensor, "F 3"], exam: Exam
 ) -> float:

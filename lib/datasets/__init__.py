@@ -44,20 +44,23 @@ KEYS = {
 def check_batch(batch: dict[str, Tensor], *needed: str, others: bool = True) -> None:
     """Refuse a batch that lacks a key, or whose tensors have other shapes or kinds than `KEYS` says.
 
-    needed: keys that must be there. others: whether keys that the table does not have may be there, too.
+    needed: keys that must be there. others: whether keys that the table does not have may be there, too. A key that
+    begins with "next_" is that of the next frame, in batches of pairs of frames.
 
     Raises ValueError, in one line that says what the key means.
     """
     for name in needed:
         if name not in batch:
-            raise ValueError(f"the batch lacks {name!r} ({KEYS[name].meaning}); it has {', '.join(batch)}")
+            meaning = KEYS[name.removeprefix("next_")].meaning
+            raise ValueError(f"the batch lacks {name!r} ({meaning}); it has {', '.join(batch)}")
     sizes: dict[str, tuple[int, str]] = {}
     for name, value in batch.items():
-        if name not in KEYS:
+        key = KEYS.get(name.removeprefix("next_"))
+        if key is None:
             if not others:
                 raise ValueError(f"the batch has {name!r}, which lib.datasets.KEYS does not; add it there")
             continue
-        shape, kind, meaning = KEYS[name]
+        shape, kind, meaning = key
         axes = shape.split()
         right_kind = value.dtype.is_floating_point if kind == "float" else str(value.dtype) == "torch.bool"
         if value.ndim != len(axes) or not right_kind:

@@ -13,6 +13,7 @@ from lib.checks import check_tensor, whole_number
 from lib.geometry import laplacian, mesh
 
 SOURCES_AT_ONCE = 64
+TIE = 1e-5
 
 
 def geodesic_distances(
@@ -49,6 +50,9 @@ def farthest_points(
 ) -> Int[Tensor, "count"]:
     """Choose `count` vertices, each the farthest along the surface from all those before it; the first is `start`.
 
+    A symmetric mesh has ties: of the vertices that are as far, to 0.001 %, the first one is taken, so that rounding,
+    which differs between machines, decides nothing.
+
     Source: Eldar et al., "The farthest point strategy", 1997, on geodesic distance.
 
     Raises ValueError for an invalid mesh, or a count or start outside of it.
@@ -63,7 +67,7 @@ def farthest_points(
     chosen = [start]
     nearest = distances(np.array([start]))[0]
     while len(chosen) < count:
-        chosen.append(int(nearest.argmax()))
+        chosen.append(int((nearest >= (1 - TIE) * nearest.max()).argmax()))
         nearest = np.minimum(nearest, distances(np.array(chosen[-1:]))[0])
         nearest[chosen] = -1.0
     return torch.tensor(chosen, device=verts.device)

@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -21,13 +22,20 @@ from lib.geometry.cameras import WeakPerspective
 from lib.geometry.mesh import Mesh
 from lib.losses.keypoints import camera_loss, keypoint_loss
 from lib.losses.mesh import edge_rigidity, laplacian_loss, ring_pairs
+from lib.losses.motion import pair_motion
 from lib.losses.silhouette import mask_loss
 from lib.models.category import CategoryNetwork, with_sum
+
+# What `Articulated.loss` learns from, of each picture.
+LEARNED = ("image", "mask", "keypoints", "keypoint_visible", "camera")
 
 
 @dataclass(frozen=True)
 class Weights:
-    """Weights of the terms of `Articulated.loss` and of a pose's cost, those of chapter 6; 0 leaves a term out."""
+    """Weights of the terms of `Articulated.loss` and of a pose's cost, those of chapter 6; 0 leaves a term out.
+
+    motion is of pairs of frames, which chapter 7 brings.
+    """
 
     keypoint: float = 30.0
     mask: float = 10.0
@@ -35,6 +43,7 @@ class Weights:
     laplacian: float = 10.0
     camera: float = 5.0
     texture: float = 1.0
+    motion: float = 0.0
 
 
 class PoseCost(nn.Module):
@@ -134,11 +143,24 @@ class Articulated(CategoryNetwork):
 
         A network with heat maps also pays for the keypoints that they show, with the weight `keypoint`.
 
+        A batch of pairs of frames has all of these keys a second time, with "next_" before the name, for the second
+        frames. All terms are of both frames then. With a weight of `motion` it also has flow and flow_mask, from the
+        first to the second, and `motion_loss` compares them with the motion of the vertices under the *predicted*
+        cameras, so that the camera learns from it, too.
+
         Raises ValueError for a batch that lacks a key, or a model that was made without keypoint_vertices.
         """
         if self.cost is None:
             raise ValueError("the model has no keypoints; make it with keypoint_vertices to compute its loss")
-        check_batch(batch, "image", "mask", "keypoints", "keypoint_visible", "camera")
+        check_batch(batch, *LEARNED)
+        pairs = "next_image" in batch
+        if weights.motion and not pairs:
+            raise ValueError("weights.motion needs a batch of pairs of frames, with next_image and flow")
+        if pairs:
+            moving = ("flow", "flow_mask") if weights.motion else ()
+            check_batch(batch, *(f"next_{name}" for name in LEARNED), *moving)
+            flow, known = batch.get("flow"), batch.get("flow_mask")
+            batch = {name: torch.cat([batch[name], batch[f"next_{name}"]]) for name in LEARNED}
         camera, prediction = WeakPerspective.from_vector(batch["camera"]), self(batch["image"])
         terms = self.cost(prediction.verts, camera, batch, weights)
         if weights.camera:
@@ -149,4 +171,8 @@ class Articulated(CategoryNetwork):
         if weights.texture:
             look = self.texture_loss(batch, prediction.flow, prediction.verts, camera, features)
             terms["texture"] = weights.texture * look
+        if pairs and weights.motion:
+            own, frames = WeakPerspective.from_vector(prediction.camera), torch.arange(len(camera), device=flow.device)
+            motion = pair_motion(prediction.verts, own, self.faces, *frames.chunk(2), flow, known, flow.shape[-1])
+            terms["motion"] = weights.motion * motion
         return with_sum(terms)

@@ -7,6 +7,7 @@ import pkgutil
 
 import pytest
 import torch
+from test_clips import make_tigdog, make_youtube
 from test_faces import paint
 from test_real_categories import make_cub, make_pascal
 from torch.utils.data import Dataset
@@ -14,10 +15,13 @@ from torch.utils.data import Dataset
 from lib import datasets
 from lib.datasets import KEYS, augmentation, cache, check_batch
 from lib.datasets.annotated import AnnotatedImages
+from lib.datasets.clips import Clips
 from lib.datasets.cub import CUB
 from lib.datasets.faces import BaselFaces, CelebA, FaceImages, image_folder
 from lib.datasets.pascal3d import Pascal3D
 from lib.datasets.synthetic import creatures, faces
+from lib.datasets.tigdog import TigDog
+from lib.datasets.youtube_vis import YouTubeVIS
 from lib.geometry.image_plane import foreground_distance
 
 
@@ -55,14 +59,27 @@ def folder(root):
     return image_folder(root, 32)
 
 
+def tigdog(root):
+    make_tigdog(root)
+    return TigDog(root, image_size=32)
+
+
+def youtube(root):
+    make_youtube(root)
+    return YouTubeVIS(root, "horse", image_size=32)
+
+
 LOADERS = {CUB: cub, Pascal3D: pascal, CelebA: celeba, BaselFaces: basel, FaceImages: folder}
+CLIPS = {TigDog: tigdog, YouTubeVIS: youtube}
 
 
 def test_no_loader_is_left_out():
     for module in pkgutil.walk_packages(datasets.__path__, "lib.datasets."):
         for thing in vars(importlib.import_module(module.name)).values():
             if isinstance(thing, type) and issubclass(thing, Dataset) and thing.__module__.startswith("lib."):
-                assert thing in LOADERS or thing is AnnotatedImages, f"{thing.__name__} is held to no table"
+                assert thing in LOADERS | CLIPS or thing in (AnnotatedImages, Clips), (
+                    f"{thing.__name__} is held to no table"
+                )
 
 
 @pytest.mark.parametrize("make", LOADERS.values(), ids=lambda make: make.__name__)
@@ -70,6 +87,20 @@ def test_items_of_loaders_have_the_keys_of_the_table(make, tmp_path):
     item = make(tmp_path)[0]
     check_batch({name: value[None] for name, value in item.items()}, "image", others=False)
     assert 0 <= item["image"].min() <= item["image"].max() <= 1
+
+
+@pytest.mark.parametrize("make", CLIPS.values(), ids=lambda make: make.__name__)
+def test_clips_are_batches_of_frames(make, tmp_path):
+    check_batch(make(tmp_path)[0], "image", others=False)
+
+
+def test_pairs_of_frames_have_every_key_twice():
+    batch = {"image": torch.zeros(2, 3, 8, 8), "next_image": torch.zeros(2, 3, 8, 8)}
+    check_batch(batch, "image", "next_image", others=False)
+    with pytest.raises(ValueError, match=r"the batch lacks 'next_mask' \(the share of each pixel"):
+        check_batch(batch, "next_mask")
+    with pytest.raises(ValueError, match=r"batch\['next_image'\] has H = 9, but image has 8"):
+        check_batch(batch | {"next_image": torch.zeros(2, 3, 9, 8)})
 
 
 def tensors(made):

@@ -183,24 +183,61 @@ def make_video(
     image_size: int = 128,
     split: str = "train",
     gait: str | None = None,
+    stride: int = 1,
 ) -> Video:
     """Make a video of a moving creature, `frames` frames before a slowly turning camera, with the true flow.
 
-    gait: "walk" or "trot" for a quadruped, "hop" or "fly" for a bird; by default one of them, by the seed.
+    gait: "walk" or "trot" for a quadruped, "hop" or "fly" for a bird; by default one of them, by the seed. stride:
+    film only every so many moments, so that more moves between two frames; a cycle of a gait has 14 to 24 moments.
 
     Raises ValueError for an unknown category, split or gait, or a number out of range.
     """
-    key = _check(category, split, seed, image_size, frames=frames)
-    if gait is not None and gait not in GAITS[category]:
-        raise ValueError(f"gait={gait!r} is unknown; a {category} has {', '.join(map(repr, GAITS[category]))}")
+    key = _check(category, split, seed, image_size, frames=frames, stride=stride)
+    _check_gait(category, gait)
 
     def make() -> dict[str, Tensor]:
-        return _film(_breed(category, *key, 2), _rng(*key, 3), frames, image_size, gait)
+        return _film(_breed(category, *key, 2), _rng(*key, 3), frames, image_size, gait, stride)
 
     parameters = {"version": VERSION, "frames": frames, "seed": seed, "image_size": image_size, "split": split}
     with _one_thread():
-        packed = cached(f"video-{category}", parameters | {"gait": gait}, make)
+        packed = cached(f"video-{category}", parameters | {"gait": gait, "stride": stride}, make)
     return Video(category=category, **_unpack(packed))
+
+
+def make_videos(
+    category: str,
+    count: int,
+    frames: int,
+    *,
+    seed: int,
+    image_size: int = 128,
+    split: str = "train",
+    gait: str | None = None,
+    stride: int = 1,
+) -> list[Video]:
+    """Make `count` videos of different individuals, of the breeds of `make_creatures`; the rest as `make_video`.
+
+    The first n videos of a longer list are the list of n.
+    """
+    key = _check(category, split, seed, image_size, count=count, frames=frames, stride=stride)
+    _check_gait(category, gait)
+
+    def make() -> dict[str, Tensor]:
+        films = {}
+        for i in range(count):
+            film = _film(_breed(category, *key, 0, i % BREEDS), _rng(*key, 4, i), frames, image_size, gait, stride)
+            films |= {f"{i}/{name}": values for name, values in film.items()}
+        return films
+
+    parameters = {"version": VERSION, "count": count, "frames": frames, "seed": seed, "image_size": image_size}
+    parameters |= {"split": split, "gait": gait, "stride": stride}
+    with _one_thread():
+        packed = cached(f"videos-{category}", parameters, make)
+    films: list[dict[str, Tensor]] = [{} for _ in range(count)]
+    for name, values in packed.items():
+        number, part = name.split("/")
+        films[int(number)][part] = values
+    return [Video(category=category, **_unpack(film)) for film in films]
 
 
 @contextlib.contextmanager
@@ -248,7 +285,9 @@ def _portray(breed: Breed, rng: np.random.Generator, size: int) -> dict[str, Ten
     }
 
 
-def _film(breed: Breed, rng: np.random.Generator, count: int, size: int, gait: str | None) -> dict[str, Tensor]:
+def _film(
+    breed: Breed, rng: np.random.Generator, count: int, size: int, gait: str | None, stride: int
+) -> dict[str, Tensor]:
     """Draw the frames of one individual, with their truth."""
     category = breed.category
     build = sample_build(category, breed.body, rng, 0.5)
@@ -256,12 +295,12 @@ def _film(breed: Breed, rng: np.random.Generator, count: int, size: int, gait: s
     period = GAITS[category][gait] * rng.uniform(0.85, 1.2)
     start, vigour, step = rng.uniform(), rng.uniform(0.85, 1.15), rng.uniform(0.2, 0.5) / count
     rest, _ = pose_creature(breed, build, neutral_pose(category, breed.body))
-    clips, level = [], None
-    for t in range(count):
-        posed, ground = pose_creature(breed, build, gait_pose(breed.body, gait, start + t / period, vigour))
+    clips, level, moments = [], None, stride * np.arange(count)
+    for t, moment in enumerate(moments):
+        posed, ground = pose_creature(breed, build, gait_pose(breed.body, gait, start + moment / period, vigour))
         level = ground if level is None else level
         clips.append(torch.from_numpy(posed + np.array([step * t, level - ground, 0])).float())
-    turn = rng.uniform(-0.012, 0.012) * np.arange(count) + 0.05 * np.sin(np.arange(count) / rng.uniform(8, 16))
+    turn = rng.uniform(-0.012, 0.012) * moments + 0.05 * np.sin(moments / rng.uniform(8, 16))
     azimuth, roll = rng.uniform(-np.pi, np.pi), np.deg2rad(rng.normal(0, 2))
     elevation = np.deg2rad(rng.uniform(0, 22))
     rotations = torch.stack([camera_rotation(azimuth + angle, elevation, roll) for angle in turn])
@@ -337,6 +376,11 @@ def _check(category: str, split: str, seed: int, image_size: int, **count: int) 
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")
     return seed, _STREAMS.index((category, split))
+
+
+def _check_gait(category: str, gait: str | None) -> None:
+    if gait is not None and gait not in GAITS[category]:
+        raise ValueError(f"gait={gait!r} is unknown; a {category} has {', '.join(map(repr, GAITS[category]))}")
 
 
 def _check_category(category: str) -> str:
