@@ -39,6 +39,7 @@ FULL = {
     "chapter 4": Scale(size=256, ball=3),
     "chapter 5": Scale(batch=16, size=256, ball=3, width=64),
     "chapter 6": Scale(batch=16, size=256, ball=3, width=64),
+    "chapter 7": Scale(batch=8, size=256, ball=3, width=64),
     "chapter 8": Scale(batch=16, size=256, ball=3, width=64),
     "chapter 9": Scale(batch=64, size=64, width=64),
 }

@@ -61,7 +61,7 @@ def estimate_flow(
 
 
 def inconsistency(forward: Float[Tensor, "P 2 H W"], backward: Float[Tensor, "P 2 H W"]) -> Float[Tensor, "P H W"]:
-    """How far a pixel ends from its start after the way there and back, in image-plane units.
+    """Measure how far a pixel ends from its start after the way there and back, in image-plane units.
 
     A large value means that the flow is wrong, or that the pixel's point is hidden in the second frame.
     """

@@ -26,7 +26,7 @@ from lib.losses.motion import pair_motion
 from lib.losses.silhouette import mask_loss
 from lib.models.category import CategoryNetwork, with_sum
 
-# What `Articulated.loss` learns from, of each picture.
+# Keys of a picture that `Articulated.loss` learns from.
 LEARNED = ("image", "mask", "keypoints", "keypoint_visible", "camera")
 
 

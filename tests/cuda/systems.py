@@ -148,6 +148,25 @@ def chapter_6(device: str, scale: Scale, steps: int, watch=nothing, **options) -
     training.fit(model, loss_fn, pictures(scale), steps=steps, batch_size=scale.batch, device=device, **options)
 
 
+def chapter_7(device: str, scale: Scale, steps: int, watch=nothing, **options) -> None:
+    """The network of chapter 6 on pairs of frames, with the motion loss."""
+    ball = icosphere(scale.ball)
+    model = articulated.Articulated(ball, ball.verts, HandleLayer(ball, 5), torch.arange(4), **scale.network)
+    weights = articulated.Weights(motion=3.0)
+    first, second = pictures(scale), pictures(scale)
+    data = first | {f"next_{name}": values for name, values in second.items()}
+    data |= {
+        "flow": 0.1 * torch.randn(len(first["image"]), 2, scale.size, scale.size),
+        "flow_mask": first["mask"] > 0.5,
+    }
+
+    def loss_fn(model, batch, step):
+        watch(step)
+        return model.loss(batch, weights, rotation="chordal")
+
+    training.fit(model, loss_fn, data, steps=steps, batch_size=scale.batch, device=device, **options)
+
+
 def chapter_8(device: str, scale: Scale, steps: int, watch=nothing, **options) -> None:
     """Points of a template's vertices, taught with the camera and the keypoints of the annotation."""
     ball = icosphere(scale.ball)
@@ -187,6 +206,7 @@ SYSTEMS = {
     "chapter 4": chapter_4,
     "chapter 5": chapter_5,
     "chapter 6": chapter_6,
+    "chapter 7": chapter_7,
     "chapter 8": chapter_8,
     "chapter 9": chapter_9,
 }

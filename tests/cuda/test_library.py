@@ -13,7 +13,7 @@ from simulated import CUDA, simulated
 from lib import metrics, plots, rendering, weights, widgets
 from lib.datasets.synthetic import creatures
 from lib.deformation import basis, free, handles, rig
-from lib.estimation import pose
+from lib.estimation import multiplex, optical_flow, pose, refinement
 from lib.estimation import structure_from_motion as sfm
 from lib.geometry import depth_maps, geodesics, image_plane, laplacian, mesh, pointsets, rotations
 from lib.geometry.cameras import Pinhole, WeakPerspective
@@ -125,6 +125,20 @@ def articulate(p: Place, make):
         model(p.pictures).verts.sum().backward()
 
 
+def move(p):
+    """Estimate flow, and refine poses and cameras of a clip with it."""
+    horse = p.horse
+    layer = handles.HandleLayer(horse, 5).to("cuda").requires_grad_(False)
+    cost = articulated.PoseCost(horse, torch.arange(4)).to("cuda")
+    clip, start = {"mask": p.pictures[:, 0].round()}, p.camera.to_vector()
+    pairs = optical_flow.consecutive_pairs([len(start)])
+    estimate = optical_flow.estimate_flow(p.pictures, pairs)
+    gap = optical_flow.inconsistency(estimate, -estimate)
+    options = dict(pairs=pairs, flow=estimate, known=gap < 0.1, steps=3)
+    offsets = torch.zeros(len(start), 5, 3, device="cuda")
+    refinement.refine_clip(cost, layer, offsets, start, clip, refinement.Weights(motion=1.0), **options)
+
+
 CALLS = {
     "normals, areas": lambda p: (mesh.vertex_normals(p.verts, p.faces), mesh.face_areas(p.verts, p.faces)),
     "subdivide": lambda p: mesh.subdivide(p.horse),
@@ -167,6 +181,8 @@ CALLS = {
     "basis": lambda p: articulate(p, lambda horse: basis.LinearBasis(horse, 5)),
     "free": lambda p: articulate(p, free.FreeVertices),
     "rig": lambda p: rig.skin_weights(torch.rand(len(p.verts), 8, device="cuda").softmax(1)),
+    "motion": move,
+    "multiplex": lambda p: multiplex.fit_multiplex(p.verts, p.faces, p.pictures[:2, 0].round(), steps=6),
     "autoencoder": autoencoder,
     "plots, widgets": draw,
     "files": store,

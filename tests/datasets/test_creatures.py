@@ -8,9 +8,11 @@ from lib.datasets.synthetic import creatures
 from lib.datasets.synthetic.creatures import (
     CATEGORIES,
     KEYPOINTS,
+    all_frames,
     keypoint_permutation,
     make_creatures,
     make_video,
+    make_videos,
     template,
     templates,
 )
@@ -416,3 +418,28 @@ def test_remeshing_gives_the_count_asked_for_and_an_unfolded_map():
     sphere = templates.hemisphere_map(half, faces, rim, int(np.where(rim, half[:, 0], -np.inf).argmax()))
     a, b, c = sphere[faces].transpose(1, 0, 2)
     assert ((a * np.cross(b, c)).sum(1) > 0).all()
+
+
+def test_a_stride_films_fewer_moments_of_the_same_walk():
+    every = make_video("quadruped", 5, seed=3, image_size=32, gait="walk")
+    fourth = make_video("quadruped", 5, seed=3, image_size=32, gait="walk", stride=4)
+    assert len(fourth) == 5 and fourth.flow.shape == (4, 2, 32, 32)
+    lengths = [video.flow.norm(dim=1)[video.flow_mask].mean() for video in (every, fourth)]
+    assert lengths[1] > 1.5 * lengths[0]
+    with pytest.raises(ValueError, match="stride must be a whole number of at least 1"):
+        make_video("bird", 2, seed=0, stride=0)
+
+
+def test_videos_of_a_list_are_different_individuals():
+    videos = make_videos("bird", 3, 2, seed=0, image_size=32, stride=3)
+    assert len(videos) == 3 and all(len(video) == 2 for video in videos)
+    assert not torch.allclose(videos[0].image, videos[1].image)
+    fewer = make_videos("bird", 2, 2, seed=0, image_size=32, stride=3)
+    assert torch.equal(fewer[1].image, videos[1].image)
+    other = make_videos("bird", 1, 2, seed=0, image_size=32, stride=3, split="test")
+    assert not torch.allclose(other[0].image, videos[0].image)
+    frames = all_frames(videos)
+    assert len(frames) == 6 and torch.equal(frames.image[2:4], videos[1].image) and len(frames.meshes) == 6
+    assert frames.annotated(least=0)[0]["keypoints"].shape[:1] == (6,)
+    with pytest.raises(ValueError, match="videos must be one or more of one category, got none"):
+        all_frames([])

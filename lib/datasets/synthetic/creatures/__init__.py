@@ -39,8 +39,9 @@ from lib.datasets.synthetic.creatures.pictures import (
 from lib.geometry.cameras import WeakPerspective
 from lib.geometry.mesh import Mesh
 
-# Raise this version whenever the same arguments give other data.
+# Raise these versions whenever the same arguments give other pictures, or other videos.
 VERSION = 5
+VIDEO_VERSION = 6
 CATEGORIES = tuple(BODIES)
 SPLITS = ("train", "validation", "test")
 BREEDS = 24
@@ -198,7 +199,7 @@ def make_video(
     def make() -> dict[str, Tensor]:
         return _film(_breed(category, *key, 2), _rng(*key, 3), frames, image_size, gait, stride)
 
-    parameters = {"version": VERSION, "frames": frames, "seed": seed, "image_size": image_size, "split": split}
+    parameters = {"version": VIDEO_VERSION, "frames": frames, "seed": seed, "image_size": image_size, "split": split}
     with _one_thread():
         packed = cached(f"video-{category}", parameters | {"gait": gait, "stride": stride}, make)
     return Video(category=category, **_unpack(packed))
@@ -229,7 +230,7 @@ def make_videos(
             films |= {f"{i}/{name}": values for name, values in film.items()}
         return films
 
-    parameters = {"version": VERSION, "count": count, "frames": frames, "seed": seed, "image_size": image_size}
+    parameters = {"version": VIDEO_VERSION, "count": count, "frames": frames, "seed": seed, "image_size": image_size}
     parameters |= {"split": split, "gait": gait, "stride": stride}
     with _one_thread():
         packed = cached(f"videos-{category}", parameters, make)
@@ -238,6 +239,22 @@ def make_videos(
         number, part = name.split("/")
         films[int(number)][part] = values
     return [Video(category=category, **_unpack(film)) for film in films]
+
+
+def all_frames(videos: list[Video]) -> Creatures:
+    """Put the frames of videos of one category one after another, as `Creatures`.
+
+    Raises ValueError for an empty list, or videos of different categories.
+    """
+    if len(categories := {video.category for video in videos}) != 1:
+        found = ", ".join(sorted(categories)) or "none"
+        raise ValueError(f"videos must be one or more of one category, got {found}")
+    parts = {}
+    for name in ("image", "mask", "keypoints", "keypoint_visible", "keypoints_3d", "camera"):
+        parts[name] = torch.cat([getattr(video, name) for video in videos])
+    for name in ("meshes", "rest_meshes"):
+        parts[name] = [mesh for video in videos for mesh in getattr(video, name)]
+    return Creatures(category=categories.pop(), **parts)
 
 
 @contextlib.contextmanager
@@ -293,13 +310,13 @@ def _film(
     build = sample_build(category, breed.body, rng, 0.5)
     gait = str(rng.choice(list(GAITS[category]))) if gait is None else gait
     period = GAITS[category][gait] * rng.uniform(0.85, 1.2)
-    start, vigour, step = rng.uniform(), rng.uniform(0.85, 1.15), rng.uniform(0.2, 0.5) / count
+    start, vigour, step = rng.uniform(), rng.uniform(0.85, 1.15), rng.uniform(0.2, 0.5) / 30
     rest, _ = pose_creature(breed, build, neutral_pose(category, breed.body))
     clips, level, moments = [], None, stride * np.arange(count)
-    for t, moment in enumerate(moments):
+    for moment in moments:
         posed, ground = pose_creature(breed, build, gait_pose(breed.body, gait, start + moment / period, vigour))
         level = ground if level is None else level
-        clips.append(torch.from_numpy(posed + np.array([step * t, level - ground, 0])).float())
+        clips.append(torch.from_numpy(posed + np.array([step * moment, level - ground, 0])).float())
     turn = rng.uniform(-0.012, 0.012) * moments + 0.05 * np.sin(moments / rng.uniform(8, 16))
     azimuth, roll = rng.uniform(-np.pi, np.pi), np.deg2rad(rng.normal(0, 2))
     elevation = np.deg2rad(rng.uniform(0, 22))
