@@ -1,0 +1,170 @@
+"""KeypointNet: 3D keypoints that nobody named, learned from pairs of views whose relative pose is known.
+
+Source: Suwajanakorn, Snavely, Tompson, Norouzi, "Discovery of latent 3D keypoints via end-to-end geometric reasoning",
+NeurIPS 2018.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lib.checks import check_tensor, number, whole_number
+from lib.geometry.image_plane import pixel_centers
+from lib.losses.latent_keypoints import (
+    consistency_loss,
+    pose_loss,
+    separation_loss,
+    silhouette_loss,
+    variance_loss,
+)
+from lib.models.category import with_sum
+
+RATES = (1, 1, 2, 4, 8, 16, 1, 2, 4, 8, 16, 1)
+
+
+class Keypoints(NamedTuple):
+    """N keypoints of B views.
+
+    seen (B, N, 2): their places in the image plane; points (B, N, 3): in the camera's frame, in units of the scene;
+    maps (B, N, H, W): the probability of each place, which sums to 1 for each keypoint.
+    """
+
+    seen: Float[Tensor, "B N 2"]
+    points: Float[Tensor, "B N 3"]
+    maps: Float[Tensor, "B N H W"]
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Weights of the terms of `KeypointNet.loss`, those of the paper; 0 leaves a term out."""
+
+    consistency: float = 1.0
+    pose: float = 0.2
+    separation: float = 1.0
+    silhouette: float = 1.0
+    variance: float = 0.5
+
+
+class DilatedTrunk(nn.Sequential):
+    """Twelve 3×3 convolutions with dilation 1, 1, 2, 4, 8, 16, 1, 2, 4, 8, 16, 1, each with batch norm and leaky ReLU.
+
+    The picture keeps its size, and each output sees 115 × 115 pixels.
+    """
+
+    def __init__(self, inputs: int, channels: int) -> None:
+        layers = []
+        for rate in RATES:
+            layers += [nn.Conv2d(inputs, channels, 3, padding=rate, dilation=rate, bias=False)]
+            layers += [nn.BatchNorm2d(channels), nn.LeakyReLU(0.1)]
+            inputs = channels
+        super().__init__(*layers)
+
+
+class OrientationNet(nn.Module):
+    """Tell on which side of the picture an object's front is.
+
+    It regresses where the object's +x and −x axes end in the image plane. An object and its picture are often nearly
+    symmetric; then a keypoint network cannot tell the front left wheel from the rear right one, unless it is told.
+    """
+
+    def __init__(self, channels: int = 32, inputs: int = 3) -> None:
+        super().__init__()
+        self.trunk = DilatedTrunk(inputs, whole_number("channels", channels))
+        self.head = nn.Conv2d(channels, 2, 3, padding=1)
+
+    def forward(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B 2 2"]:
+        """Return the places (x, y) of the ends of +x and of −x, as expectations of two maps."""
+        scores = self.head(self.trunk(images)).float()
+        probability = scores.flatten(2).softmax(-1)
+        return probability @ pixel_centers(*scores.shape[2:], scores.device, scores.dtype).flatten(0, 1)
+
+    def flag(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B"]:
+        """Return 1 where +x ends to the right of −x, else −1."""
+        ends = self(images)
+        return torch.where(ends[:, 0, 0] > ends[:, 1, 0], 1.0, -1.0)
+
+
+def true_flag(rotation: Float[Tensor, "B 3 3"]) -> Float[Tensor, "B"]:
+    """Return 1 where the object's +x axis points to the right in the picture, else −1; rotation: object → camera."""
+    check_tensor("rotation", rotation, "B 3 3")
+    return torch.where(rotation[:, 0, 0] > 0, 1.0, -1.0)
+
+
+class KeypointNet(nn.Module):
+    """A picture, and a flag for the side of its front → N keypoints in space.
+
+    For each keypoint one map of scores, whose softmax g gives its place Σ g u, and one map d of depths, whose mean
+    z = distance + Σ g d is its depth. keypoints: N. channels: of the trunk, 64 in the paper. distance: of the object
+    from the camera, where depths start. flagged: whether the flag is a fourth input.
+    """
+
+    def __init__(self, keypoints: int = 10, channels: int = 64, distance: float = 2.7, flagged: bool = True) -> None:
+        super().__init__()
+        self.count = whole_number("keypoints", keypoints)
+        if not number("distance", distance) > 0:
+            raise ValueError(f"distance must be above 0, got {distance}")
+        self.distance, self.flagged = float(distance), flagged
+        self.trunk = DilatedTrunk(3 + flagged, whole_number("channels", channels))
+        self.scores = nn.Conv2d(channels, self.count, 3, padding=1)
+        self.depths = nn.Conv2d(channels, self.count, 3, padding=1)
+
+    def forward(
+        self, images: Float[Tensor, "B 3 H W"], focal: Float[Tensor, "B"], flag: Float[Tensor, "B"] | None = None
+    ) -> Keypoints:
+        """Find the keypoints. focal: in image-plane units; flag: ±1 for each picture, needed if `flagged`."""
+        check_tensor("images", images, "B 3 H W")
+        check_tensor("focal", focal, f"{len(images)}")
+        if self.flagged:
+            if flag is None:
+                raise ValueError("flag is missing; pass OrientationNet's, or make the network with flagged=False")
+            check_tensor("flag", flag, f"{len(images)}")
+            images = torch.cat([images, flag[:, None, None, None].expand(-1, 1, *images.shape[2:])], 1)
+        features = self.trunk(images)
+        scores, depths = self.scores(features).float(), self.depths(features).float()
+        maps = scores.flatten(2).softmax(-1)
+        places = pixel_centers(*scores.shape[2:], scores.device, scores.dtype).flatten(0, 1)
+        seen = maps @ places
+        depth = self.distance + (maps * depths.flatten(2)).sum(-1)
+        # A depth must stay before the camera, however far a step goes.
+        depth = F.softplus(depth - 0.1, beta=20) + 0.1
+        points = torch.cat([seen * (depth / focal[:, None])[..., None], depth[..., None]], -1)
+        return Keypoints(seen, points, maps.view_as(scores))
+
+    def loss(
+        self,
+        batch: dict[str, Tensor],
+        weights: Weights = Weights(),
+        *,
+        noise: float = 0.0,
+        separation: float = 0.22,
+    ) -> dict[str, Tensor]:
+        """Compute the terms of pairs of views by name, weighted, and their sum "loss".
+
+        batch: image, mask, focal, flag, and the same of the other view with "next_" before the name; rotation (B, 3, 3)
+            and translation (B, 3): from the first camera's frame to the other's.
+        noise: see `pose_loss`; separation: the distance δ of `separation_loss`. Both in units of the scene.
+        """
+        one = self(batch["image"], batch["focal"], batch["flag"] if self.flagged else None)
+        two = self(batch["next_image"], batch["next_focal"], batch["next_flag"] if self.flagged else None)
+        terms = {}
+        if weights.consistency:
+            motion = batch["rotation"], batch["translation"], batch["focal"]
+            error = consistency_loss(one.seen, one.points, two.seen, two.points, *motion)
+            terms["consistency"] = weights.consistency * error
+        if weights.pose:
+            terms["pose"] = weights.pose * pose_loss(one.points, two.points, batch["rotation"], noise)
+        for name, weight, function in (
+            ("separation", weights.separation, lambda view, mask: separation_loss(view.points, separation)),
+            ("silhouette", weights.silhouette, lambda view, mask: silhouette_loss(view.maps, mask)),
+            ("variance", weights.variance, lambda view, mask: variance_loss(view.maps, view.seen)),
+        ):
+            if weight:
+                both = function(one, batch["mask"]) + function(two, batch["next_mask"])
+                terms[name] = weight * both / 2
+        return with_sum(terms)
