@@ -169,3 +169,22 @@ def _losses(vector: Tensor, verts: Tensor, faces: Tensor, masks: Tensor, upright
         roll = torch.atan2(up[:, 0], -up[:, 1])
         loss = loss + upright * (excess.square() + roll.square()).unflatten(0, (B, N))
     return loss
+
+
+def consolidation_loss(
+    camera: Float[Tensor, "B 7"], hypotheses: Float[Tensor, "B M 7"], probability: Float[Tensor, "B M"]
+) -> Float[Tensor, ""]:
+    """Draw predicted cameras to the most probable hypothesis of each picture, in proportion to its probability.
+
+    The chordal distance of the rotations and the squared error of scale and shift, see `camera_loss`. A picture whose
+    hypotheses are equally probable counts half as much as one that is decided between two.
+    """
+    check_tensor("camera", camera, "B 7")
+    check_tensor("hypotheses", hypotheses, f"{len(camera)} M 7")
+    check_tensor("probability", probability, f"{len(camera)} {hypotheses.shape[1]}")
+    best = probability.argmax(1)
+    aim = hypotheses.gather(1, best[:, None, None].expand(-1, 1, 7))[:, 0]
+    weight = probability.amax(1)
+    R, Q = (WeakPerspective.from_vector(vector).rotation for vector in (camera, aim))
+    distance = (R - Q).square().sum((1, 2)).clamp_min(1e-12).sqrt() / 2
+    return (weight * (distance + (camera[:, :3] - aim[:, :3]).square().mean(1))).mean()

@@ -9,7 +9,7 @@ import torch
 
 from lib import rendering
 from lib.datasets.synthetic import creatures
-from lib.estimation.multiplex import fit_multiplex, rescaled_softmin, start_cameras
+from lib.estimation.multiplex import consolidation_loss, fit_multiplex, rescaled_softmin, start_cameras
 from lib.geometry.cameras import WeakPerspective
 from lib.geometry.rotations import matrix_to_quaternion, view_rotation
 from lib.metrics import rotation_error
@@ -82,3 +82,16 @@ def test_bad_arguments_are_named():
         fit_multiplex(HORSE.verts, HORSE.faces, masks, hypotheses=2, keep=(4,))
     with pytest.raises(ValueError, match="hypotheses"):
         start_cameras(HORSE.verts, HORSE.faces, masks, 0)
+
+
+def test_consolidation_draws_to_the_most_probable_camera():
+    truth, _ = views([0.3, 1.0])
+    right, wrong = truth.to_vector(), views([2.0, 2.8])[0].to_vector()
+    hypotheses = torch.stack([wrong, right], 1)
+    sure, unsure = torch.tensor([[0.1, 0.9]] * 2), torch.tensor([[0.45, 0.55]] * 2)
+    assert consolidation_loss(right, hypotheses, sure) < 1e-5
+    far = consolidation_loss(wrong, hypotheses, sure)
+    assert far > 0.2 and torch.allclose(consolidation_loss(wrong, hypotheses, unsure), far * 0.55 / 0.9, atol=1e-5)
+    camera = right.clone().requires_grad_()
+    consolidation_loss(camera, hypotheses, sure).backward()
+    assert camera.grad.isfinite().all()
