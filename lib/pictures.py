@@ -27,13 +27,17 @@ def read_picture(
         file need False.
     background: the grey in [0, 1] that shows through transparent parts; None ignores transparency.
 
+    EXIF data that make no sense are passed over: the pixels are good.
+
     Raises OSError in one line for a file that cannot be read as a picture, ValueError for floats outside of [0, 1].
     """
+    if channels not in (1, 3):
+        raise ValueError(f"channels must be 1 (grey) or 3 (red, green, blue), got {channels!r}")
     name = "the embedded picture" if isinstance(source, bytes) else str(source)
     try:
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as file:
             file.load()
-            picture = ImageOps.exif_transpose(file) if upright else file.copy()
+            picture = _upright(file) if upright else file.copy()
     except (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise OSError(f"{name} cannot be read as a picture ({reason}); fetch it again or remove it") from None
@@ -46,6 +50,13 @@ def read_picture(
     layers = picture.convert("RGBA")
     alpha = np.asarray(layers.getchannel("A"), np.float32)[..., None] / 255
     return alpha * _values(layers.convert("RGB"), channels) + (1 - alpha) * np.float32(background)
+
+
+def _upright(file: Image.Image) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(file)
+    except (OSError, SyntaxError, ValueError, TypeError, KeyError, struct.error):
+        return file.copy()
 
 
 def _values(picture: Image.Image, channels: int) -> Float[np.ndarray, "H W C"]:
