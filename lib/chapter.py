@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 import warnings
 from pathlib import Path
@@ -96,8 +97,8 @@ class Results:
         kept and shown.
 
     With an `out_dir`, every number is saved at once to `out_dir/metrics.json` as
-    `{name: {"value", "low", "high", "unit", "inside"}}`; `inside` is None for a number that is not judged. Without an
-    `out_dir`, nothing is written.
+    `{name: {"value", "low", "high", "unit", "inside"}}`; `inside` is None for a number that is not judged. A value that
+    is not finite is the string "nan", "inf" or "-inf". Without an `out_dir`, nothing is written.
 
     Raises OSError at once if `out_dir` cannot be written, not after the training.
     """
@@ -154,7 +155,13 @@ class Results:
 
     def _save(self) -> None:
         if self.path is not None:
-            write_atomically(self.path, json.dumps(self.entries, indent=2))
+            # JSON has no NaN and no infinity; their names are strings that `float` understands.
+            entries = {name: entry | {"value": _jsonable(entry["value"])} for name, entry in self.entries.items()}
+            write_atomically(self.path, json.dumps(entries, indent=2, allow_nan=False))
+
+
+def _jsonable(value: float) -> float | str:
+    return value if math.isfinite(value) else str(value)
 
 
 def _with_unit(value: float, unit: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import random
 
@@ -206,3 +207,16 @@ def test_no_overrides_and_no_device_are_named():
         chapter.choose_settings("quick", None, quick={})
     with pytest.raises(TypeError, match='device must be "auto", "cpu" or "cuda", got None'):
         chapter.pick_device(None)
+
+
+def test_numbers_that_are_not_finite_are_valid_json(tmp_path):
+    results = chapter.Results(tmp_path)
+    results.record("lost", float("nan"))
+    results.record("far", -math.inf)
+    text = (tmp_path / "metrics.json").read_text()
+
+    def refuse(name):
+        raise ValueError(name)
+
+    found = json.loads(text, parse_constant=refuse)
+    assert found["lost"]["value"] == "nan" and float(found["far"]["value"]) == -math.inf

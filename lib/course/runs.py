@@ -97,8 +97,9 @@ class Run:
     def metrics(self, chapter: Chapter) -> dict[str, dict]:
         """Read the chapter's numbers with their bands, as `lib.chapter.Results` wrote them."""
         try:
-            return json.loads((self.folder / chapter.name / "metrics.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            found = json.loads((self.folder / chapter.name / "metrics.json").read_text(encoding="utf-8"))
+            return {name: entry | {"value": float(entry["value"])} for name, entry in found.items()}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return {}
 
     def notebook(self, chapter: Chapter) -> Path:
