@@ -181,7 +181,7 @@ def test_views_agree_with_their_cameras_and_come_from_the_cache():
     for i, k in enumerate(made.which.tolist()):
         camera = type(made.camera)(made.camera.focal[[i]], made.camera.rotation[[i]], made.camera.translation[[i]])
         assert torch.allclose(camera.project(shapes[k].keypoints[None])[0], made.keypoints[i], atol=1e-5)
-        drawn = objects.render(shapes[k], camera, 32)
+        drawn = objects.render(shapes[k], camera, 32, resolution=48)
         assert torch.equal(drawn["mask"][0], made.mask[i])
     seen = made.keypoints[..., :2].abs()
     assert seen.max() < 1
