@@ -78,8 +78,8 @@ def start_cameras(
     # Draw the object from all around, then move its mean and its spread onto those of each mask.
     size = 0.9 / (verts - verts.mean(0)).norm(dim=1).max()
     drawn = size * (verts - verts.mean(0)) @ R.mT
-    own = rendering.rasterize(drawn, faces, masks.shape[-1]).mask.flatten(1).to(verts)
-    own_middle, own_spread = _moments(own, masks.shape[-1])
+    own = rendering.rasterize(drawn, faces, tuple(masks.shape[1:])).mask.flatten(1).to(verts)
+    own_middle, own_spread = _moments(own, *masks.shape[1:])
     middle, spread = _moments(inside, *masks.shape[1:])
     scale = size * spread[:, None] / own_spread
     off = own_middle / size + (verts.mean(0) @ R.mT)[..., :2]
@@ -88,9 +88,9 @@ def start_cameras(
     return torch.cat([scale[..., None], shift, quaternion], -1)
 
 
-def _moments(inside: Float[Tensor, "N H*W"], height: int, width: int | None = None) -> tuple[Tensor, Tensor]:
+def _moments(inside: Float[Tensor, "N H*W"], height: int, width: int) -> tuple[Tensor, Tensor]:
     """Mean place (N, 2) of a mask's pixels in the image plane, and their root mean squared distance from it (N,)."""
-    pixels = pixel_centers(height, width or height, inside.device, inside.dtype).flatten(0, 1)
+    pixels = pixel_centers(height, width, inside.device, inside.dtype).flatten(0, 1)
     weight = (inside / inside.sum(1, keepdim=True))[..., None]
     middle = (weight * pixels).sum(1)
     return middle, (weight * (pixels - middle[:, None]).square()).sum((1, 2)).sqrt()
@@ -156,7 +156,7 @@ def _losses(vector: Tensor, verts: Tensor, faces: Tensor, masks: Tensor, upright
     B, N = vector.shape[:2]
     flat = vector.flatten(0, 1)
     camera = WeakPerspective(flat[:, 0].clamp_min(1e-2), flat[:, 1:3], F.normalize(flat[:, 3:], dim=-1))
-    drawn = rendering.silhouette(camera.project(verts[None]), faces, masks.shape[-1]).unflatten(0, (B, N))
+    drawn = rendering.silhouette(camera.project(verts[None]), faces, tuple(masks.shape[1:])).unflatten(0, (B, N))
     target = masks[:, None]
     both = (drawn * target).sum((2, 3))
     loss = 1 - both / (drawn + target - drawn * target).sum((2, 3))

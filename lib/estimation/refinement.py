@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lib.checks import check_same_device, check_tensor, number, require, whole_number
+from lib.estimation.optical_flow import consecutive_pairs
 from lib.geometry.cameras import WeakPerspective
 from lib.losses.motion import pair_motion
 
@@ -99,7 +100,7 @@ def refine_clip(
     steps = whole_number("steps", steps, 0)
     rates = [number("offset_rate", offset_rate), number("camera_rate", camera_rate)]
     if pairs is None:
-        pairs = torch.stack([torch.arange(count - 1), torch.arange(1, count)], 1)
+        pairs = consecutive_pairs([count]) if count > 1 else torch.zeros(0, 2, dtype=torch.long)
     check_tensor("pairs", pairs, "P 2", kind="integer")
     first, second = pairs.to(camera.device).unbind(1)
     if weights.motion:

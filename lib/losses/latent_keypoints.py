@@ -24,29 +24,34 @@ def consistency_loss(
     rotation: Float[Tensor, "B 3 3"],
     translation: Float[Tensor, "B 3"],
     focal: Float[Tensor, "B"],
+    other_focal: Float[Tensor, "B"] | None = None,
 ) -> Float[Tensor, ""]:
     """Mean over keypoints, and over both directions, of the squared distance in the image plane between where a view
     sees a keypoint and where the other view's keypoint in space projects to.
 
-    rotation, translation: the true motion, x' = R x + t, from the first camera's frame to the other's. It is also small
-    for keypoints that all lie in one place on the axis of the motion: small is not good.
+    rotation, translation: the true motion, x' = R x + t, from the first camera's frame to the other's. other_focal: of
+    the other camera, by default the same.
+
+    It is also small for keypoints that all lie in one place on the axis of the motion: small is not good.
 
     Raises ValueError for a keypoint that comes to lie behind a camera.
     """
     batch, count = _check_points(points, other_points)
+    other_focal = focal if other_focal is None else other_focal
     for name, value, shape in (
         ("seen", seen, f"{batch} {count} 2"),
         ("other_seen", other_seen, f"{batch} {count} 2"),
         ("rotation", rotation, f"{batch} 3 3"),
         ("translation", translation, f"{batch} 3"),
         ("focal", focal, f"{batch}"),
+        ("other_focal", other_focal, f"{batch}"),
     ):
         check_tensor(name, value, shape)
     check_same_device(points=points, rotation=rotation, seen=seen)
     there = points @ rotation.mT + translation[:, None]
     back = (other_points - translation[:, None]) @ rotation
-    errors = [(_project(moved, focal) - place).square().sum(-1) for moved, place in ((there, other_seen), (back, seen))]
-    return (errors[0] + errors[1]).mean() / 2
+    error = (_project(there, other_focal) - other_seen).square() + (_project(back, focal) - seen).square()
+    return error.sum(-1).mean() / 2
 
 
 def relative_rotation(points: Float[Tensor, "B N 3"], other_points: Float[Tensor, "B N 3"]) -> Float[Tensor, "B 3 3"]:

@@ -54,7 +54,7 @@ class Weights:
 class DilatedTrunk(nn.Sequential):
     """Twelve 3×3 convolutions with dilation 1, 1, 2, 4, 8, 16, 1, 2, 4, 8, 16, 1, each with batch norm and leaky ReLU.
 
-    The picture keeps its size, and each output sees 115 × 115 pixels.
+    The picture keeps its size, and each output sees 129 × 129 pixels.
     """
 
     def __init__(self, inputs: int, channels: int) -> None:
@@ -154,7 +154,7 @@ class KeypointNet(nn.Module):
         two = self(batch["next_image"], batch["next_focal"], batch["next_flag"] if self.flagged else None)
         terms = {}
         if weights.consistency:
-            motion = batch["rotation"], batch["translation"], batch["focal"]
+            motion = batch["rotation"], batch["translation"], batch["focal"], batch["next_focal"]
             error = consistency_loss(one.seen, one.points, two.seen, two.points, *motion)
             terms["consistency"] = weights.consistency * error
         if weights.pose:

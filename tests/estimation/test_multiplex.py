@@ -95,3 +95,11 @@ def test_consolidation_draws_to_the_most_probable_camera():
     camera = right.clone().requires_grad_()
     consolidation_loss(camera, hypotheses, sure).backward()
     assert camera.grad.isfinite().all()
+
+
+def test_masks_need_not_be_square():
+    truth, square = views([1.0])
+    masks = rendering.rasterize(truth.project(HORSE.verts[None]), HORSE.faces, (24, 40)).mask.float()
+    here, there = (start_cameras(HORSE.verts, HORSE.faces, m) for m in (masks, square))
+    assert torch.allclose(here, there, atol=0.05)
+    assert fit_multiplex(HORSE.verts, HORSE.faces, masks, steps=30).loss[0, 0] < 0.3

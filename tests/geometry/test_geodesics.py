@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from lib.datasets.synthetic.creatures import template
 from lib.geometry import geodesics, mesh
 
 
@@ -137,3 +138,12 @@ def test_agrees_with_potpourri3d():
     theirs = potpourri3d.MeshHeatMethodDistanceSolver(verts.numpy(), faces.numpy(), use_robust=False)
     ours = geodesics.geodesic_distances(verts, faces, [17])[0]
     np.testing.assert_allclose(ours.numpy(), theirs.compute_distance(17), atol=1e-3)
+
+
+def test_ties_of_a_symmetric_mesh_do_not_depend_on_rounding():
+    horse = template("quadruped")
+    chosen = geodesics.farthest_points(horse.verts, horse.faces, 16)
+    draw = torch.Generator().manual_seed(0)
+    for _ in range(3):
+        noise = 1e-9 * torch.randn(horse.verts.shape, generator=draw, dtype=torch.float64)
+        assert torch.equal(geodesics.farthest_points(horse.verts.double() + noise, horse.faces, 16), chosen)

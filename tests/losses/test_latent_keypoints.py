@@ -41,6 +41,12 @@ def test_consistent_views_cost_nothing():
     assert loss.item() == pytest.approx(0.25 / 2)
 
 
+def test_the_two_cameras_may_have_different_focal_lengths():
+    points, other, seen, other_seen, R, t, focal = two_views()
+    assert consistency_loss(seen, points, 1.5 * other_seen, other, R, t, focal, 1.5 * focal) < 1e-20
+    assert consistency_loss(seen, points, 1.5 * other_seen, other, R, t, focal) > 1e-4
+
+
 def test_consistency_is_small_for_contracted_points_too():
     """The trap: all keypoints in one place agree, and tell nothing."""
     points, _, _, _, R, t, focal = two_views()

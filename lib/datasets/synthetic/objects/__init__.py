@@ -28,8 +28,8 @@ from lib.geometry.mesh import Mesh, vertex_normals
 from lib.geometry.pointsets import sample_surface
 from lib.geometry.rotations import view_rotation
 
-__all__ = ["FAMILIES", "KEYPOINTS", "PARTS", "SPLITS", "Shape", "View", "look_at", "make_objects", "make_views"]
-__all__ += ["render"]
+__all__ = ["FAMILIES", "KEYPOINTS", "PARTS", "SPLITS", "Shape", "View"]
+__all__ += ["look_at", "make_objects", "make_views", "render"]
 
 # Raise this version whenever the same arguments give other data.
 VERSION = 1
@@ -230,7 +230,8 @@ def make_views(
 ) -> View:
     """Draw `views` pictures of each of `count` objects, from random sides; later they are read from the cache.
 
-    elevations: least and greatest elevation of the camera in degrees. resolution: of the meshes.
+    elevations: least and greatest elevation of the camera in degrees. resolution: of the meshes; with less
+    than 64 a thin bar may be missing in the picture.
 
     Raises ValueError as `make_objects` does, and for numbers out of range.
     """

@@ -655,7 +655,7 @@ def _mug(style: tuple[str, ...], rng: Rng) -> tuple[list[Part], dict, int]:
         "bottom": (0, 0, 0),
         "handle": grip,
     }
-    return parts, keypoints, len(sides) + (foot == "ring") * 0
+    return parts, keypoints, len(sides)
 
 
 MAKERS: dict[str, Callable[[tuple[str, ...], Rng], tuple[list[Part], dict, int]]] = {

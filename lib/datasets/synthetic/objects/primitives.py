@@ -172,7 +172,7 @@ def cylinder(radius: float, half: float, edge: float = 0.0, top: float | None = 
     return Turned(profile, edge, **place)
 
 
-def ball(radius: float, flat: float = 0.0, **place) -> Turned:
+def ball(radius: float, flat: float = 0.0, **place) -> Placed:
     """Make a ball, or a disc of half height `radius` whose flat part has the radius `flat`."""
     if not flat:
         return Pipe(np.zeros((2, 3)), radius, **place)
