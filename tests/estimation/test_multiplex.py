@@ -100,6 +100,7 @@ def test_consolidation_draws_to_the_most_probable_camera():
 def test_masks_need_not_be_square():
     truth, square = views([1.0])
     masks = rendering.rasterize(truth.project(HORSE.verts[None]), HORSE.faces, (24, 40)).mask.float()
+    # Both are coarse pictures: a pixel is up to 0.08 wide.
     here, there = (start_cameras(HORSE.verts, HORSE.faces, m) for m in (masks, square))
-    assert torch.allclose(here, there, atol=0.05)
+    assert torch.allclose(here, there, atol=0.1)
     assert fit_multiplex(HORSE.verts, HORSE.faces, masks, steps=30).loss[0, 0] < 0.3
