@@ -101,16 +101,20 @@ class KeypointNet(nn.Module):
 
     For each keypoint one map of scores, whose softmax g gives its place Σ g u, and one map d of depths, whose mean
     z = distance + Σ g d is its depth. keypoints: N. channels: of the trunk, 64 in the paper. distance: of the object
-    from the camera, where depths start. flagged: whether the flag is a fourth input.
+    from the camera, where depths start. flagged: whether the flag is a fourth input. stride: the picture is cut into
+    blocks of stride × stride pixels, and each block is one place of the maps (1 in the paper).
     """
 
-    def __init__(self, keypoints: int = 10, channels: int = 64, distance: float = 2.7, flagged: bool = True) -> None:
+    def __init__(
+        self, keypoints: int = 10, channels: int = 64, distance: float = 2.7, flagged: bool = True, stride: int = 1
+    ) -> None:
         super().__init__()
         self.count = whole_number("keypoints", keypoints)
         if not number("distance", distance) > 0:
             raise ValueError(f"distance must be above 0, got {distance}")
         self.distance, self.flagged = float(distance), flagged
-        self.trunk = DilatedTrunk(3 + flagged, whole_number("channels", channels))
+        self.stride = whole_number("stride", stride)
+        self.trunk = DilatedTrunk(3 * stride**2 + flagged, whole_number("channels", channels))
         self.scores = nn.Conv2d(channels, self.count, 3, padding=1)
         self.depths = nn.Conv2d(channels, self.count, 3, padding=1)
 
@@ -120,6 +124,9 @@ class KeypointNet(nn.Module):
         """Find the keypoints. focal: in image-plane units; flag: ±1 for each picture, needed if `flagged`."""
         check_tensor("images", images, "B 3 H W")
         check_tensor("focal", focal, f"{len(images)}")
+        if images.shape[2] % self.stride or images.shape[3] % self.stride:
+            raise ValueError(f"images must have sides divisible by {self.stride} (stride), got {tuple(images.shape)}")
+        images = F.pixel_unshuffle(images, self.stride)
         if self.flagged:
             if flag is None:
                 raise ValueError("flag is missing; pass OrientationNet's, or make the network with flagged=False")
@@ -165,6 +172,7 @@ class KeypointNet(nn.Module):
             ("variance", weights.variance, lambda view, mask: variance_loss(view.maps, view.seen)),
         ):
             if weight:
-                both = function(one, batch["mask"]) + function(two, batch["next_mask"])
+                masks = (F.avg_pool2d(batch[key][:, None], self.stride)[:, 0] for key in ("mask", "next_mask"))
+                both = sum(function(view, mask) for view, mask in zip((one, two), masks, strict=True))
                 terms[name] = weight * both / 2
         return with_sum(terms)
