@@ -29,8 +29,10 @@ from lib.geometry.pointsets import sample_surface
 POINTS = 1000  # on each surface, for the 3D error; numbers of other samples do not compare
 
 
-def predict(model: nn.Module, images: Float[Tensor, "N 3 H W"], batch_size: int = 16) -> Any:
+def predict(model: nn.Module, images: Float[Tensor, "N 3 H W"], batch_size: int = 16, **others: Tensor) -> Any:
     """Predict for all images, a batch at a time, in evaluation mode and without gradients.
+
+    others: what else the model wants to know of each image, by name, such as the focal length.
 
     Returns what the model returns for a batch, joined along the first axis, on the CPU. The model's mode is put back.
     """
@@ -39,7 +41,10 @@ def predict(model: nn.Module, images: Float[Tensor, "N 3 H W"], batch_size: int 
     model.eval()
     try:
         with torch.no_grad():
-            parts = [model(chunk.to(device)) for chunk in images.split(batch_size)]
+            parts = []
+            for at in range(0, len(images), batch_size):
+                known = {name: value[at : at + batch_size].to(device) for name, value in others.items()}
+                parts.append(model(images[at : at + batch_size].to(device), **known))
     finally:
         model.train(training)
     return _map(lambda *values: torch.cat(values).cpu(), *parts)

@@ -6,7 +6,7 @@ Every table that quotes a metric tells the camera, the mask and the split that i
 from __future__ import annotations
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from lib.checks import check_alike, check_broadcast, check_same_device, check_tensor, number
@@ -190,6 +190,47 @@ def mean_angle_deviation(
     anything = pred.new_tensor([0.0, 0.0, 1.0])
     angle = angular_error(*(torch.where(inside, normals.movedim(1, -1), anything) for normals in (pred, target)))
     return (mask * angle).sum((-2, -1)) / mask.sum((-2, -1))
+
+
+def standard_error_3d(
+    points: Float[Tensor, "B N 3"], group: Int[Tensor, "B"], size: float = 1.0
+) -> Float[Tensor, ""]:
+    """How much latent keypoints wander over an object as the view changes (3D-SE); 0 is best.
+
+    points: keypoints of each view, turned back to the object's frame. group: the object that each view shows. For each
+    object and keypoint: the root of the mean squared distance, over the views, to their mean place; then the mean of
+    all, over `size`. (The KeypointNet paper does not define its 3D-SE; its objects have the size 2, so size=0.5 puts
+    objects of size 1 on its scale.)
+
+    Raises ValueError if no object has two views.
+    """
+    check_tensor("points", points, "B N 3")
+    check_tensor("group", group, f"{len(points)}", kind="integer")
+    if not number("size", size) > 0:
+        raise ValueError(f"size must be above 0, got {size}")
+    spreads = []
+    for which in group.unique():
+        views = points[group == which]
+        if len(views) > 1:
+            spreads.append((views - views.mean(0)).square().sum(-1).mean(0).sqrt())
+    if not spreads:
+        raise ValueError("group has no object with two views; give several views of each")
+    return torch.stack(spreads).mean() / size
+
+
+def keypoint_spread(points: Float[Tensor, "B N 3"], seed: int = 0) -> Float[Tensor, ""]:
+    """How much keypoints wander from instance to instance, over how much they would if they were mixed up.
+
+    points: keypoints of B instances in the object's frame. The root of the mean squared distance of each keypoint to
+    its mean place, over the same after the keypoints of every instance were permuted at random. 1: a keypoint has no
+    place of its own; 0: it is at the same place on every instance. nan if all keypoints lie in one place.
+    """
+    check_tensor("points", points, "B N 3")
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.rand(points.shape[:2], generator=generator).argsort(1).to(points.device)
+    mixed = points.gather(1, order[..., None].expand_as(points))
+    own, other = ((x - x.mean(0)).square().sum(-1).mean().sqrt() for x in (points, mixed))
+    return own / other
 
 
 def keypoint_depth_correlation(

@@ -118,3 +118,29 @@ def test_bad_input_gets_one_line(call, message):
     with pytest.raises((TypeError, ValueError), match=message) as caught:
         call()
     assert "\n" not in str(caught.value)
+
+
+def test_standard_error_3d_is_the_spread_over_the_views_of_an_object():
+    place = torch.tensor([[0.0, 0, 0], [1, 0, 0]])
+    step = torch.tensor([0.0, 0.3, 0.4])
+    points = torch.stack([place + step, place - step, place + 5])  # the last is the only view of another object
+    group = torch.tensor([0, 0, 1])
+    assert metrics.standard_error_3d(points, group).item() == pytest.approx(0.5)
+    assert metrics.standard_error_3d(points, group, size=0.5).item() == pytest.approx(1.0)
+    same = metrics.standard_error_3d(points + torch.randn(1, 2, 3), group)
+    assert same.item() == pytest.approx(0.5, abs=1e-5)
+    with pytest.raises(ValueError, match="group has no object with two views"):
+        metrics.standard_error_3d(points, torch.arange(3))
+    with pytest.raises(ValueError, match="size must be above 0"):
+        metrics.standard_error_3d(points, group, size=0)
+
+
+def test_keypoint_spread_tells_places_from_mixtures():
+    generator = torch.Generator().manual_seed(0)
+    place = torch.randn(1, 8, 3, generator=generator)
+    noise = torch.randn(400, 8, 3, generator=generator)
+    assert metrics.keypoint_spread(place.expand(400, -1, -1)) < 1e-5
+    assert metrics.keypoint_spread(noise).item() == pytest.approx(1, abs=0.02)
+    assert metrics.keypoint_spread(place + 0.2 * noise) < metrics.keypoint_spread(place + 0.5 * noise) < 0.8
+    moved = metrics.keypoint_spread(place + 0.2 * noise + 7)
+    assert moved.item() == pytest.approx(metrics.keypoint_spread(place + 0.2 * noise).item(), abs=1e-4)

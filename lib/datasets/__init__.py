@@ -8,7 +8,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from jaxtyping import Int
 from torch import Tensor
+
+from lib.checks import check_tensor
 
 
 class Key(NamedTuple):
@@ -28,6 +31,10 @@ KEYS = {
     "keypoints_3d": Key("B K 3", "float", "the keypoints in the world (y up, looking along +x); for examiners"),
     "keypoint_depth": Key("B K", "float", "depth z of the keypoints in the camera's frame; for examiners"),
     "camera": Key("B 7", "float", "`WeakPerspective.to_vector`: scale, shift (2), unit quaternion (w, x, y, z)"),
+    "focal": Key("B", "float", "focal length of a pinhole camera, in image-plane units"),
+    "rotation": Key("B 3 3", "float", "of a pinhole camera, from the world to its frame"),
+    "translation": Key("B 3", "float", "of a pinhole camera: where its frame has the world's zero"),
+    "flag": Key("B", "float", "1 where the object's +x axis points to the right in the picture, else −1"),
     "depth": Key("B H W", "float", "depth z in the camera's frame; the background is far"),
     "normals": Key("B 3 H W", "float", "unit normals in the camera's frame, towards the camera; 0 outside"),
     "albedo": Key("B 3 H W", "float", "colour without light, in [0, 1]; 0 outside"),
@@ -70,3 +77,14 @@ def check_batch(batch: dict[str, Tensor], *needed: str, others: bool = True) -> 
             expected, first = (int(axis), "the table") if axis.isdigit() else sizes.setdefault(axis, (size, name))
             if size != expected:
                 raise ValueError(f"batch[{name!r}] has {axis} = {size}, but {first} has {expected}")
+
+
+def pair_up(data: dict[str, Tensor], pairs: Int[Tensor, "P 2"]) -> dict[str, Tensor]:
+    """Make items of pairs: the values of each pair's first picture, and those of its second as "next_" keys.
+
+    pairs: indices of pictures. Raises IndexError for one that is not there.
+    """
+    check_tensor("pairs", pairs, "P 2", kind="integer")
+    first, second = pairs.unbind(1)
+    items = {name: value[first] for name, value in data.items()}
+    return items | {f"next_{name}": value[second] for name, value in data.items()}

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lib.checks import check_tensor, number, whole_number
+from lib.datasets import check_batch
+from lib.geometry.cameras import Pinhole
 from lib.geometry.image_plane import pixel_centers
 from lib.losses.latent_keypoints import (
     consistency_loss,
@@ -24,7 +26,9 @@ from lib.losses.latent_keypoints import (
     variance_loss,
 )
 from lib.models.category import with_sum
+from lib.remembered import constant
 
+NEEDED = ("image", "mask", "focal", "rotation", "translation")
 RATES = (1, 1, 2, 4, 8, 16, 1, 2, 4, 8, 16, 1)
 
 
@@ -84,6 +88,17 @@ class OrientationNet(nn.Module):
         probability = scores.flatten(2).softmax(-1)
         return probability @ pixel_centers(*scores.shape[2:], scores.device, scores.dtype).flatten(0, 1)
 
+    def loss(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Compute the mean squared distance in the image plane between the ends and where they are: "loss".
+
+        batch: image, focal, rotation, translation. The axes end half a unit from the object's centre.
+        """
+        check_batch(batch, "image", "focal", "rotation", "translation")
+        camera = Pinhole(batch["focal"], batch["rotation"], batch["translation"])
+        ends = constant(batch["focal"], 0.5, 0, 0, -0.5, 0, 0).view(1, 2, 3)
+        error = self(batch["image"]) - camera.project(ends)[..., :2]
+        return {"loss": error.square().sum(-1).mean()}
+
     def flag(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B"]:
         """Return 1 where +x ends to the right of −x, else −1."""
         ends = self(images)
@@ -137,7 +152,7 @@ class KeypointNet(nn.Module):
         maps = scores.flatten(2).softmax(-1)
         places = pixel_centers(*scores.shape[2:], scores.device, scores.dtype).flatten(0, 1)
         seen = maps @ places
-        depth = self.distance + (maps * depths.flatten(2)).sum(-1)
+        depth = self.distance + getattr(self, "gain", 1.0) * (maps * depths.flatten(2)).sum(-1)
         # A depth must stay before the camera, however far a step goes.
         depth = F.softplus(depth - 0.1, beta=20) + 0.1
         points = torch.cat([seen * (depth / focal[:, None])[..., None], depth[..., None]], -1)
@@ -153,19 +168,24 @@ class KeypointNet(nn.Module):
     ) -> dict[str, Tensor]:
         """Compute the terms of pairs of views by name, weighted, and their sum "loss".
 
-        batch: image, mask, focal, flag, and the same of the other view with "next_" before the name; rotation (B, 3, 3)
-            and translation (B, 3): from the first camera's frame to the other's.
+        batch: pairs of views (`datasets.pair_up`) with image, mask, focal, rotation, translation, and flag if `flagged`.
+            Only the motion from the one camera to the other is used, never where a camera stands.
         noise: see `pose_loss`; separation: the distance δ of `separation_loss`. Both in units of the scene.
         """
-        one = self(batch["image"], batch["focal"], batch["flag"] if self.flagged else None)
-        two = self(batch["next_image"], batch["next_focal"], batch["next_flag"] if self.flagged else None)
+        needed = NEEDED + ("flag",) * self.flagged
+        check_batch(batch, *needed, *(f"next_{name}" for name in needed))
+        one = self(batch["image"], batch["focal"], batch.get("flag"))
+        two = self(batch["next_image"], batch["next_focal"], batch.get("next_flag"))
+        # A point is x in the one camera's frame and R x + t in the other's.
+        R = batch["next_rotation"] @ batch["rotation"].mT
+        t = batch["next_translation"] - (R @ batch["translation"][..., None])[..., 0]
         terms = {}
         if weights.consistency:
-            motion = batch["rotation"], batch["translation"], batch["focal"], batch["next_focal"]
+            motion = R, t, batch["focal"], batch["next_focal"]
             error = consistency_loss(one.seen, one.points, two.seen, two.points, *motion)
             terms["consistency"] = weights.consistency * error
         if weights.pose:
-            terms["pose"] = weights.pose * pose_loss(one.points, two.points, batch["rotation"], noise)
+            terms["pose"] = weights.pose * pose_loss(one.points, two.points, R, noise)
         for name, weight, function in (
             ("separation", weights.separation, lambda view, mask: separation_loss(view.points, separation)),
             ("silhouette", weights.silhouette, lambda view, mask: silhouette_loss(view.maps, mask)),
@@ -176,3 +196,20 @@ class KeypointNet(nn.Module):
                 both = sum(function(view, mask) for view, mask in zip((one, two), masks, strict=True))
                 terms[name] = weight * both / 2
         return with_sum(terms)
+
+    def supervised_loss(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Compute the rival's terms: squared distance of each keypoint to the annotated one in the image plane, and of
+        its depth, as an offset there, and their sum "loss". Keypoint k of the network is annotated keypoint k.
+
+        batch: image, focal, keypoints, keypoint_depth, and flag if `flagged`; hidden keypoints count, too.
+        """
+        check_batch(batch, "image", "focal", "keypoints", "keypoint_depth", *("flag",) * self.flagged)
+        found = self(batch["image"], batch["focal"], batch.get("flag"))
+        if found.seen.shape != batch["keypoints"].shape:
+            wanted = batch["keypoints"].shape[1]
+            raise ValueError(f"the batch has {wanted} keypoints; make the network with keypoints={wanted}")
+        place = (found.seen - batch["keypoints"]).square().sum(-1).mean()
+        # In units of the scene, times f / distance: as large in the image plane as a move to the side.
+        scale = (batch["focal"] / self.distance)[:, None]
+        depth = (scale * (found.points[..., 2] - batch["keypoint_depth"])).square().mean()
+        return with_sum({"place": place, "depth": depth})

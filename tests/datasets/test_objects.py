@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from lib.datasets import cache
+from lib.datasets import cache, check_batch, pair_up
 from lib.datasets.synthetic import objects
 from lib.datasets.synthetic.objects import families, primitives
 from lib.geometry.mesh import edges, face_normals
 from lib.geometry.pointsets import sample_surface
+from lib.geometry.rotations import rotation_angle
 
 RESOLUTION = 64
 STYLES = [
@@ -242,3 +243,28 @@ def test_solids_have_unit_gradient_and_move_rigidly(name):
     low, high = placed.bounds()
     inside = placed.distance(points) < 0
     assert ((points[inside] >= low - 1e-9) & (points[inside] <= high + 1e-9)).all()
+
+
+def test_pairs_are_views_of_one_object_within_the_angle():
+    views = objects.make_views("mug", 3, seed=0, views=6, image_size=16, resolution=24)
+    pairs = objects.pair_views(views, 60.0)
+    first, second = pairs.unbind(1)
+    angle = torch.rad2deg(rotation_angle(views.camera.rotation[first], views.camera.rotation[second]))
+    assert (views.which[first] == views.which[second]).all() and (angle <= 60).all() and (first != second).all()
+    wider = objects.pair_views(views, nearest=60.0)
+    assert len(pairs) + len(wider) == 3 * 15
+    assert torch.equal(objects.pair_views(views, 60.0, count=4), pairs[:4])
+    keys = {tuple(sorted(pair)) for pair in pairs.tolist()}
+    assert len(keys) == len(pairs) and (first > second).any() and (first < second).any()
+    check_batch(pair_up(views.batch(), pairs), "image", "next_rotation", others=False)
+    with pytest.raises(ValueError, match="no two views of an object are 0.0° to 0.01° apart"):
+        objects.pair_views(views, 0.01)
+    with pytest.raises(ValueError, match="nearest must be from 0 to below widest"):
+        objects.pair_views(views, 30.0, nearest=40.0)
+
+
+def test_pairs_know_no_picture_that_is_not_there():
+    with pytest.raises(IndexError):
+        pair_up({"focal": torch.ones(2)}, torch.tensor([[0, 2]]))
+    with pytest.raises(TypeError, match="pairs must have an integer dtype"):
+        pair_up({"focal": torch.ones(2)}, torch.ones(1, 2))

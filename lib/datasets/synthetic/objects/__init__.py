@@ -26,10 +26,10 @@ from lib.datasets.synthetic.objects.families import FAMILIES, KEYPOINTS, PARTS, 
 from lib.geometry.cameras import Pinhole
 from lib.geometry.mesh import Mesh, vertex_normals
 from lib.geometry.pointsets import sample_surface
-from lib.geometry.rotations import view_rotation
+from lib.geometry.rotations import rotation_angle, view_rotation
 
 __all__ = ["FAMILIES", "KEYPOINTS", "PARTS", "SPLITS", "Shape", "View"]
-__all__ += ["look_at", "make_objects", "make_views", "render"]
+__all__ += ["look_at", "make_objects", "make_views", "pair_views", "render"]
 
 # Raise this version whenever the same arguments give other data.
 VERSION = 1
@@ -163,6 +163,42 @@ class View:
     camera: Pinhole
     keypoints: Float[Tensor, "N K 3"]
     which: Int[Tensor, "N"]
+
+    def batch(self) -> dict[str, Tensor]:
+        """Return what a learner sees, by the names of `datasets.KEYS`, and the keypoints for supervised rivals."""
+        seen = {"image": self.image, "mask": self.mask, "focal": self.camera.focal}
+        seen |= {"rotation": self.camera.rotation, "translation": self.camera.translation}
+        return seen | {"keypoints": self.keypoints[..., :2], "keypoint_depth": self.keypoints[..., 2]}
+
+
+def pair_views(
+    views: View, widest: float = 180.0, *, nearest: float = 0.0, count: int | None = None, seed: int = 0
+) -> Int[Tensor, "P 2"]:
+    """Pair pictures of the same object whose cameras differ by an angle between `nearest` and `widest`, in degrees.
+
+    Every such pair is in the list once, in random order; count: at most so many.
+
+    Raises ValueError if there is no such pair.
+    """
+    nearest, widest = number("nearest", nearest), number("widest", widest)
+    if not 0 <= nearest < widest:
+        raise ValueError(f"nearest must be from 0 to below widest, got {nearest} and {widest}")
+    generator = torch.Generator().manual_seed(whole_number("seed", seed, 0))
+    found = []
+    for start in range(0, len(views.which), 1024):
+        same = views.which[start : start + 1024, None] == views.which
+        first, second = same.nonzero().unbind(1)
+        first = first + start
+        first, second = first[first < second], second[first < second]
+        angle = torch.rad2deg(rotation_angle(views.camera.rotation[first], views.camera.rotation[second]))
+        near = (angle >= nearest) & (angle <= widest)
+        found.append(torch.stack([first, second], 1)[near])
+    pairs = torch.cat(found)
+    if not len(pairs):
+        raise ValueError(f"no two views of an object are {nearest}° to {widest}° apart; draw more views of each")
+    pairs = pairs[torch.randperm(len(pairs), generator=generator)[:count]]
+    swapped = torch.rand(len(pairs), generator=generator) < 0.5
+    return torch.where(swapped[:, None], pairs.flip(1), pairs)
 
 
 def make_objects(family: str, count: int, *, seed: int, split: str = "train") -> list[Shape]:
