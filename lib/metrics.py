@@ -192,9 +192,7 @@ def mean_angle_deviation(
     return (mask * angle).sum((-2, -1)) / mask.sum((-2, -1))
 
 
-def standard_error_3d(
-    points: Float[Tensor, "B N 3"], group: Int[Tensor, "B"], size: float = 1.0
-) -> Float[Tensor, ""]:
+def standard_error_3d(points: Float[Tensor, "B N 3"], group: Int[Tensor, "B"], size: float = 1.0) -> Float[Tensor, ""]:
     """How much latent keypoints wander over an object as the view changes (3D-SE); 0 is best.
 
     points: keypoints of each view, turned back to the object's frame. group: the object that each view shows. For each

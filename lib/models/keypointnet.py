@@ -55,6 +55,44 @@ class Weights:
     variance: float = 0.5
 
 
+def pair_terms(
+    one: Keypoints,
+    two: Keypoints,
+    batch: dict[str, Tensor],
+    weights: Weights = Weights(),
+    *,
+    noise: float = 0.0,
+    separation: float = 0.22,
+) -> dict[str, Tensor]:
+    """Compute the terms of two views' keypoints by name, weighted, and their sum "loss"; see `KeypointNet.loss`.
+
+    batch: mask, focal, rotation and translation of both views; a mask may be larger than the maps by a whole factor.
+    """
+    # A point is x in the one camera's frame and R x + t in the other's.
+    R = batch["next_rotation"] @ batch["rotation"].mT
+    t = batch["next_translation"] - (R @ batch["translation"][..., None])[..., 0]
+    terms = {}
+    if weights.consistency:
+        motion = R, t, batch["focal"], batch["next_focal"]
+        error = consistency_loss(one.seen, one.points, two.seen, two.points, *motion)
+        terms["consistency"] = weights.consistency * error
+    if weights.pose:
+        terms["pose"] = weights.pose * pose_loss(one.points, two.points, R, noise)
+    for name, weight, function in (
+        ("separation", weights.separation, lambda view, mask: separation_loss(view.points, separation)),
+        ("silhouette", weights.silhouette, lambda view, mask: silhouette_loss(view.maps, mask)),
+        ("variance", weights.variance, lambda view, mask: variance_loss(view.maps, view.seen)),
+    ):
+        if weight:
+            masks = (
+                F.avg_pool2d(batch[key][:, None], batch[key].shape[-1] // one.maps.shape[-1])[:, 0]
+                for key in ("mask", "next_mask")
+            )
+            both = sum(function(view, mask) for view, mask in zip((one, two), masks, strict=True))
+            terms[name] = weight * both / 2
+    return with_sum(terms)
+
+
 class DilatedTrunk(nn.Sequential):
     """Twelve 3×3 convolutions with dilation 1, 1, 2, 4, 8, 16, 1, 2, 4, 8, 16, 1, each with batch norm and leaky ReLU.
 
@@ -75,16 +113,18 @@ class OrientationNet(nn.Module):
 
     It regresses where the object's +x and −x axes end in the image plane. An object and its picture are often nearly
     symmetric; then a keypoint network cannot tell the front left wheel from the rear right one, unless it is told.
+    stride: as in `KeypointNet`.
     """
 
-    def __init__(self, channels: int = 32, inputs: int = 3) -> None:
+    def __init__(self, channels: int = 32, stride: int = 1) -> None:
         super().__init__()
-        self.trunk = DilatedTrunk(inputs, whole_number("channels", channels))
+        self.stride = whole_number("stride", stride)
+        self.trunk = DilatedTrunk(3 * stride**2, whole_number("channels", channels))
         self.head = nn.Conv2d(channels, 2, 3, padding=1)
 
     def forward(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B 2 2"]:
         """Return the places (x, y) of the ends of +x and of −x, as expectations of two maps."""
-        scores = self.head(self.trunk(images)).float()
+        scores = self.head(self.trunk(_blocks(images, self.stride))).float()
         probability = scores.flatten(2).softmax(-1)
         return probability @ pixel_centers(*scores.shape[2:], scores.device, scores.dtype).flatten(0, 1)
 
@@ -137,11 +177,8 @@ class KeypointNet(nn.Module):
         self, images: Float[Tensor, "B 3 H W"], focal: Float[Tensor, "B"], flag: Float[Tensor, "B"] | None = None
     ) -> Keypoints:
         """Find the keypoints. focal: in image-plane units; flag: ±1 for each picture, needed if `flagged`."""
-        check_tensor("images", images, "B 3 H W")
         check_tensor("focal", focal, f"{len(images)}")
-        if images.shape[2] % self.stride or images.shape[3] % self.stride:
-            raise ValueError(f"images must have sides divisible by {self.stride} (stride), got {tuple(images.shape)}")
-        images = F.pixel_unshuffle(images, self.stride)
+        images = _blocks(images, self.stride)
         if self.flagged:
             if flag is None:
                 raise ValueError("flag is missing; pass OrientationNet's, or make the network with flagged=False")
@@ -152,7 +189,7 @@ class KeypointNet(nn.Module):
         maps = scores.flatten(2).softmax(-1)
         places = pixel_centers(*scores.shape[2:], scores.device, scores.dtype).flatten(0, 1)
         seen = maps @ places
-        depth = self.distance + getattr(self, "gain", 1.0) * (maps * depths.flatten(2)).sum(-1)
+        depth = self.distance + (maps * depths.flatten(2)).sum(-1)
         # A depth must stay before the camera, however far a step goes.
         depth = F.softplus(depth - 0.1, beta=20) + 0.1
         points = torch.cat([seen * (depth / focal[:, None])[..., None], depth[..., None]], -1)
@@ -168,7 +205,7 @@ class KeypointNet(nn.Module):
     ) -> dict[str, Tensor]:
         """Compute the terms of pairs of views by name, weighted, and their sum "loss".
 
-        batch: pairs of views (`datasets.pair_up`) with image, mask, focal, rotation, translation, and flag if `flagged`.
+        batch: pairs of views (`datasets.pair_up`): image, mask, focal, rotation, translation, and flag if `flagged`.
             Only the motion from the one camera to the other is used, never where a camera stands.
         noise: see `pose_loss`; separation: the distance δ of `separation_loss`. Both in units of the scene.
         """
@@ -176,26 +213,7 @@ class KeypointNet(nn.Module):
         check_batch(batch, *needed, *(f"next_{name}" for name in needed))
         one = self(batch["image"], batch["focal"], batch.get("flag"))
         two = self(batch["next_image"], batch["next_focal"], batch.get("next_flag"))
-        # A point is x in the one camera's frame and R x + t in the other's.
-        R = batch["next_rotation"] @ batch["rotation"].mT
-        t = batch["next_translation"] - (R @ batch["translation"][..., None])[..., 0]
-        terms = {}
-        if weights.consistency:
-            motion = R, t, batch["focal"], batch["next_focal"]
-            error = consistency_loss(one.seen, one.points, two.seen, two.points, *motion)
-            terms["consistency"] = weights.consistency * error
-        if weights.pose:
-            terms["pose"] = weights.pose * pose_loss(one.points, two.points, R, noise)
-        for name, weight, function in (
-            ("separation", weights.separation, lambda view, mask: separation_loss(view.points, separation)),
-            ("silhouette", weights.silhouette, lambda view, mask: silhouette_loss(view.maps, mask)),
-            ("variance", weights.variance, lambda view, mask: variance_loss(view.maps, view.seen)),
-        ):
-            if weight:
-                masks = (F.avg_pool2d(batch[key][:, None], self.stride)[:, 0] for key in ("mask", "next_mask"))
-                both = sum(function(view, mask) for view, mask in zip((one, two), masks, strict=True))
-                terms[name] = weight * both / 2
-        return with_sum(terms)
+        return pair_terms(one, two, batch, weights, noise=noise, separation=separation)
 
     def supervised_loss(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Compute the rival's terms: squared distance of each keypoint to the annotated one in the image plane, and of
@@ -213,3 +231,11 @@ class KeypointNet(nn.Module):
         scale = (batch["focal"] / self.distance)[:, None]
         depth = (scale * (found.points[..., 2] - batch["keypoint_depth"])).square().mean()
         return with_sum({"place": place, "depth": depth})
+
+
+def _blocks(images: Tensor, stride: int) -> Tensor:
+    """Cut pictures into blocks of stride × stride pixels: (B, C, H, W) → (B, C stride², H / stride, W / stride)."""
+    check_tensor("images", images, "B 3 H W")
+    if images.shape[2] % stride or images.shape[3] % stride:
+        raise ValueError(f"images must have sides divisible by {stride} (stride), got {tuple(images.shape)}")
+    return F.pixel_unshuffle(images, stride)

@@ -257,7 +257,7 @@ def test_pairs_are_views_of_one_object_within_the_angle():
     keys = {tuple(sorted(pair)) for pair in pairs.tolist()}
     assert len(keys) == len(pairs) and (first > second).any() and (first < second).any()
     check_batch(pair_up(views.batch(), pairs), "image", "next_rotation", others=False)
-    with pytest.raises(ValueError, match="no two views of an object are 0.0° to 0.01° apart"):
+    with pytest.raises(ValueError, match=r"no two views of an object are 0\.0° to 0\.01° apart"):
         objects.pair_views(views, 0.01)
     with pytest.raises(ValueError, match="nearest must be from 0 to below widest"):
         objects.pair_views(views, 30.0, nearest=40.0)

@@ -237,12 +237,15 @@ def look_at(
     return Pinhole(rotation.new_full((len(rotation),), 1 / math.tan(half_view)), rotation, translation)
 
 
-def render(shape: Shape, camera: Pinhole, image_size: int, *, resolution: int = 64) -> dict[str, Tensor]:
+def render(shape: Shape | Mesh, camera: Pinhole, image_size: int, *, resolution: int = 64) -> dict[str, Tensor]:
     """Draw an object under several cameras, with light from above left behind the camera.
 
-    Returns image, mask, depth and normals as `View` has them, for each camera; resolution: of the mesh.
+    shape: an object, or a mesh with colours. Returns image, mask, depth and normals as `View` has them, for each
+    camera; resolution: of an object's mesh.
     """
-    made = shape.mesh(resolution)
+    made = shape if isinstance(shape, Mesh) else shape.mesh(resolution)
+    if made.colors is None:
+        raise ValueError("shape is a mesh without colors; give it some, one for each vertex")
     seen = camera.project(made.verts[None])
     fragments = rendering.rasterize(seen, made.faces, image_size, perspective=True)
     turned = vertex_normals(made.verts, made.faces) @ camera.rotation.mT
