@@ -42,6 +42,7 @@ FULL = {
     "chapter 7": Scale(batch=8, size=256, ball=3, width=64),
     "chapter 8": Scale(batch=16, size=256, ball=3, width=64),
     "chapter 9": Scale(batch=64, size=64, width=64),
+    "chapter 10": Scale(batch=64, size=128, width=16),
 }
 
 

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from lib.checks import check_same_device, check_tensor
+from lib.checks import check_same_device, check_tensor, require
 from lib.geometry.rotations import nearest_rotation
 from lib.geometry.vectors import binary_scale
 
@@ -53,8 +53,8 @@ def procrustes(
 def prepare_correspondences(weights: Tensor | None, **points: Tensor) -> tuple[Tensor, ...]:
     """Return the points, with those of weight 0 set to 0, and weights that sum to 1 per item."""
     (first_name, first), (second_name, second) = points.items()
-    if weights is None:
-        weights = first.new_ones(first.shape[:2])
+    given = weights is not None
+    weights = weights if given else first.new_ones(first.shape[:2])
     check_tensor("weights", weights, "B N", kind="any")
     check_same_device(**points, weights=weights)
     if not first.shape[:2] == second.shape[:2] == weights.shape:
@@ -64,15 +64,15 @@ def prepare_correspondences(weights: Tensor | None, **points: Tensor) -> tuple[T
         raise TypeError(f"{first_name} is {first.dtype}, {second_name} {second.dtype}; convert one with .to")
     weights = weights.to(first.dtype)
     total = weights.sum(-1, keepdim=True)
-    if not weights.isfinite().all():
-        raise ValueError("weights has NaN or infinite entries; leave a point out with weight 0")
-    if not ((weights >= 0).all() and (total > 0).all()):
-        raise ValueError("weights must be 0 or more, and positive somewhere in every item; drop items without points")
+    if given or not weights.shape[1]:
+        known = weights.detach()
+        require(known.isfinite(), "weights has NaN or infinite entries; leave a point out with weight 0")
+        somewhere = (known >= 0).all(-1) & (known > 0).any(-1)
+        require(somewhere, "weights must be 0 or more, and positive somewhere in every item; drop items without points")
     used = (weights > 0)[..., None]
     points = {name: torch.where(used, value, torch.zeros_like(value)) for name, value in points.items()}
     for name, value in points.items():
-        if not value.isfinite().all():
-            raise ValueError(f"{name} has NaN or infinite entries; give such points weight 0")
+        require(value.detach().isfinite(), f"{name} has NaN or infinite entries; give such points weight 0")
     return *points.values(), weights / total
 
 

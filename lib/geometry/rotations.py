@@ -150,10 +150,14 @@ class _PolarFactor(torch.autograd.Function):
         matrix, R = ctx.saved_tensors
         P = R.mT @ matrix
         trace = P.diagonal(dim1=-2, dim2=-1).sum(-1)[..., None, None]
-        system = trace * torch.eye(3, dtype=P.dtype, device=P.device) - (P + P.mT) / 2
-        # The pseudo-inverse gives gradient 0 to the turns that M does not determine.
-        solver = torch.linalg.pinv(system, hermitian=True)
-        turn = solver @ _axial(R.mT @ gradient)[..., None]
+        trace = torch.where(trace > 0, trace, 1)
+        identity = torch.eye(3, dtype=P.dtype, device=P.device)
+        system = identity - (P + P.mT) / (2 * trace)
+        # S (S² + ε²)⁻¹ is the pseudo-inverse of S in the limit: it gives gradient 0 to the turns that M does not
+        # determine. Unlike `pinv`, `inv_ex` does not make the host wait on CUDA.
+        damping = torch.finfo(P.dtype).eps ** 0.8
+        solver = system @ torch.linalg.inv_ex(system @ system + damping * identity)[0]
+        turn = solver @ _axial(R.mT @ gradient)[..., None] / trace
         return R @ _skew(turn.squeeze(-1)), None
 
 

@@ -12,6 +12,7 @@ import torch
 
 from lib import rendering, training
 from lib.datasets import augmentation
+from lib.datasets.synthetic.objects import look_at
 from lib.deformation.handles import HandleLayer
 from lib.geometry import pointsets
 from lib.geometry.cameras import WeakPerspective
@@ -21,7 +22,7 @@ from lib.geometry.rotations import random_quaternions
 from lib.layers.convolutional import ResNet18
 from lib.layers.perceptual import RotationFeatures
 from lib.losses import mesh
-from lib.models import articulated, cmr, to_the_point, unsup3d
+from lib.models import articulated, cmr, keypointnet, to_the_point, unsup3d
 
 PERMUTATION = torch.tensor([0, 2, 1, 3])
 
@@ -200,6 +201,26 @@ def chapter_9(device: str, scale: Scale, steps: int, watch=nothing, **options) -
     training.fit(model, loss_fn, data, **options)
 
 
+def chapter_10(device: str, scale: Scale, steps: int, watch=nothing, **options) -> None:
+    """Keypoints of pairs of views, with all five losses."""
+    model = keypointnet.KeypointNet(6, 4 * scale.width, stride=4)
+
+    def views() -> dict[str, torch.Tensor]:
+        count = 2 * scale.batch
+        seen = {name: value for name, value in pictures(scale).items() if name in ("image", "mask")}
+        camera = look_at(6 * torch.rand(count), torch.rand(count))
+        seen |= {"focal": camera.focal, "rotation": camera.rotation, "translation": camera.translation}
+        return seen | {"flag": keypointnet.true_flag(camera.rotation)}
+
+    data = views() | {f"next_{name}": value for name, value in views().items()}
+
+    def loss_fn(model, batch, step):
+        watch(step)
+        return model.loss(batch, noise=0.05)
+
+    training.fit(model, loss_fn, data, steps=steps, batch_size=scale.batch, device=device, **options)
+
+
 SYSTEMS = {
     "chapter 1": chapter_1,
     "chapter 2": chapter_2,
@@ -209,4 +230,5 @@ SYSTEMS = {
     "chapter 7": chapter_7,
     "chapter 8": chapter_8,
     "chapter 9": chapter_9,
+    "chapter 10": chapter_10,
 }
