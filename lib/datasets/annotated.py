@@ -160,6 +160,12 @@ def read_records(
             box = np.array([entry.bbox.x1, entry.bbox.y1, entry.bbox.x2, entry.bbox.y2], dtype=float) - 1
             rotation = np.asarray(pose.rot, dtype=float) @ FROM_CMR.double().numpy().T
             camera = (float(pose.scale), np.asarray(pose.trans, dtype=float).reshape(2) - 1, rotation)
+            if not all(np.isfinite(part).all() for part in (*camera, parts[:2, parts[2] > 0])):
+                raise ValueError("its camera or a visible keypoint is no number")
+            if not camera[0] > 0:
+                raise ValueError(f"the scale of its camera is {camera[0]:.3g}")
+            if rotation.shape != (3, 3) or np.abs(rotation @ rotation.T - np.eye(3)).max() > 0.01:
+                raise ValueError("the rotation of its camera is no rotation")
             path = images / str(entry.rel_path)
             records.append(Record(path, box, parts[:2].T - 1, parts[2] > 0, np.asarray(entry.mask), camera))
         except (AttributeError, IndexError, TypeError, ValueError) as error:

@@ -315,6 +315,23 @@ def test_damaged_annotations_are_told_in_one_line(tmp_path, field, value, messag
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("pose", "message"),
+    [
+        (make_pose(np.eye(3), scale=np.nan), "its camera or a visible keypoint is no number"),
+        (make_pose(np.eye(3), trans=(np.inf, 1.0)), "its camera or a visible keypoint is no number"),
+        (make_pose(np.full((3, 3), np.nan)), "its camera or a visible keypoint is no number"),
+        (make_pose(np.eye(3), scale=-2.0), "the scale of its camera is -2"),
+        (make_pose(np.zeros((3, 3))), "the rotation of its camera is no rotation"),
+    ],
+)
+def test_cameras_that_are_none_are_told_in_one_line(tmp_path, pose, message):
+    make_cub(tmp_path, 2)
+    savemat(tmp_path / "cub" / "sfm" / "anno_train.mat", {"sfm_anno": struct_array([make_pose(np.eye(3)), pose])})
+    with pytest.raises(ValueError, match=rf"entry 2 is damaged \({message}\); unpack both again"):
+        CUB(tmp_path)
+
+
 def test_another_matlab_file_is_told_in_one_line(tmp_path):
     make_cub(tmp_path)
     savemat(tmp_path / "cub" / "sfm" / "anno_train.mat", {"poses": 1.0})

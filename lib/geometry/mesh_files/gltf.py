@@ -22,6 +22,8 @@ TRIANGLES, STRIP, FAN = 4, 5, 6
 MODES = {0: "points", 1: "lines", 2: "lines", 3: "lines"}
 # Extensions that a file may require: they are read, or make no difference here.
 READ = {"KHR_mesh_quantization", "KHR_texture_transform", "EXT_texture_webp", "KHR_lights_punctual"}
+# More rows than any file of this course: a sparse accessor may claim any number of them in a few bytes.
+MOST_ROWS = 50_000_000
 COMPRESSED = ("KHR_draco_mesh_compression", "EXT_meshopt_compression", "KHR_meshopt_compression")
 
 
@@ -211,12 +213,16 @@ class File:
         if any(buffer.get("extensions", {}).get(name, {}).get("fallback") for name in COMPRESSED):
             raise ValueError("is compressed (meshopt), which is not read; export it without compression")
         start = entry.get("byteOffset", 0)
+        if start < 0 or entry["byteLength"] < 0:
+            raise ValueError("has a negative place or length of a buffer view; export it again")
         return self.buffer(entry["buffer"])[start : start + entry["byteLength"]], entry.get("byteStride", 0)
 
     def accessor(self, index: int, normalized: bool = False) -> np.ndarray:
         """Read the rows of an accessor (N, C) in float64; integers that are shares of their range are scaled by it."""
         entry = self.tree["accessors"][index]
         dtype, width = np.dtype(TYPES[entry["componentType"]]), WIDTHS[entry["type"]]
+        if not 0 < entry["count"] <= MOST_ROWS:
+            raise ValueError(f"has an accessor of {entry['count']} rows; export it again")
         if "bufferView" in entry:
             values = self._rows(entry["bufferView"], entry.get("byteOffset", 0), entry["count"], dtype, width)
         elif "sparse" in entry:
@@ -228,10 +234,11 @@ class File:
             where, what = sparse["indices"], sparse["values"]
             kind = np.dtype(TYPES[where["componentType"]])
             rows = self._rows(where["bufferView"], where.get("byteOffset", 0), sparse["count"], kind, 1)
+            rows = rows[:, 0].astype(np.int64)
+            if (rows < 0).any() or (rows >= len(values)).any():
+                raise ValueError(f"replaces a row of an accessor that has {len(values)}; export it again")
             values = values.copy()
-            values[rows[:, 0].astype(np.int64)] = self._rows(
-                what["bufferView"], what.get("byteOffset", 0), sparse["count"], dtype, width
-            )
+            values[rows] = self._rows(what["bufferView"], what.get("byteOffset", 0), sparse["count"], dtype, width)
         if dtype.kind != "f" and (normalized or entry.get("normalized", False)):
             return (values / np.iinfo(dtype).max).clip(min=-1)
         return values.astype(float)
@@ -240,6 +247,8 @@ class File:
         content, stride = self.view(view)
         size = dtype.itemsize * width
         stride = stride or size
+        if stride < size or offset < 0 or count < 0:
+            raise ValueError(f"has rows of {size} bytes that begin at {offset}, {stride} apart; export it again")
         if offset + (count - 1) * stride + size > len(content):
             raise ValueError("has fewer bytes than its accessors say; download it again")
         return np.ndarray((count, width), dtype, content, offset, (stride, dtype.itemsize))

@@ -235,6 +235,27 @@ def test_what_cannot_be_read_is_named(tmp_path):
     assert "version" in broken(lambda file: file.tree["asset"].update(version="1.0"))
     assert "fewer bytes" in broken(lambda file: file.tree["accessors"][0].update(count=9))
     assert "vertex 7" in broken(lambda file: file.primitive(indices=np.array([0, 1, 7], "u2")))
+    assert "rows; export" in broken(lambda file: file.tree["accessors"][0].update(count=10**12))
+    assert "rows; export" in broken(lambda file: file.tree["accessors"][0].update(count=-3))
+    assert "apart; export" in broken(lambda file: file.tree["bufferViews"][0].update(byteStride=-12))
+    assert "apart; export" in broken(lambda file: file.tree["bufferViews"][0].update(byteStride=4))
+    assert "apart; export" in broken(lambda file: file.tree["accessors"][0].update(byteOffset=-4))
+    assert "negative place" in broken(lambda file: file.tree["bufferViews"][0].update(byteOffset=-4))
+    huge = {"indices": {"bufferView": 0, "componentType": 5123}, "values": {"bufferView": 0}, "count": 1}
+
+    def claim(file) -> None:
+        del file.tree["accessors"][0]["bufferView"]
+        file.tree["accessors"][0].update(count=10**10, sparse=huge)
+
+    assert "accessor of 10000000000 rows" in broken(claim)
+
+    def replace_row(file) -> None:
+        rows = file.add(np.array([7], "u2"), flat=True)
+        values = file.add(np.zeros((1, 3), "f4"))
+        indices = {"bufferView": rows, "componentType": 5123}
+        file.tree["accessors"][0]["sparse"] = {"indices": indices, "values": {"bufferView": values}, "count": 1}
+
+    assert "replaces a row" in broken(replace_row)
     assert "circle" in broken(lambda file: file.tree["nodes"][0].update(children=[0]))
     assert "no triangles" in broken(lambda file: file.tree["meshes"][0]["primitives"][0].update(mode=1))
     file = Gltf()
