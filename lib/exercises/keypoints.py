@@ -23,7 +23,7 @@ def grid(height: int, width: int) -> Tensor:
     return torch.stack(torch.meshgrid(x, y, indexing="xy"), -1)
 
 
-# --- 10.A: two peaks ----------------------------------------------------------------------------------------
+# --- 10.B: two peaks ----------------------------------------------------------------------------------------
 
 
 def place_between_peaks(answer, generator):
@@ -34,7 +34,7 @@ def place_between_peaks(answer, generator):
 
 
 PEAKS = Exercise(
-    "10.A",
+    "10.B",
     "Two peaks",
     kind="predict",
     minutes=2,
@@ -48,7 +48,7 @@ PEAKS = Exercise(
 )
 
 
-# --- 10.B: glued to the picture -----------------------------------------------------------------------------
+# --- 10.A: glued to the picture -----------------------------------------------------------------------------
 
 
 def error_of_glued_points(answer, generator):
@@ -59,7 +59,7 @@ def error_of_glued_points(answer, generator):
 
 
 GLUED = Exercise(
-    "10.B",
+    "10.A",
     "Glued to the picture",
     kind="predict",
     minutes=2,
@@ -331,4 +331,4 @@ CONTRACTION = Exercise(
 )
 
 
-EXERCISES = [PEAKS, GLUED, EXPECTATION, LIFTING, CONSISTENCY, PROCRUSTES, WRONG_NAMES, CONTRACTION]
+EXERCISES = [GLUED, PEAKS, EXPECTATION, LIFTING, CONSISTENCY, PROCRUSTES, WRONG_NAMES, CONTRACTION]
