@@ -193,7 +193,7 @@ def mean_angle_deviation(
 
 
 def standard_error_3d(points: Float[Tensor, "B N 3"], group: Int[Tensor, "B"], size: float = 1.0) -> Float[Tensor, ""]:
-    """How much latent keypoints wander over an object as the view changes (3D-SE); 0 is best.
+    """Measure how far latent keypoints wander over an object as the view changes (3D-SE); 0 is best.
 
     points: keypoints of each view, turned back to the object's frame. group: the object that each view shows. For each
     object and keypoint: the root of the mean squared distance, over the views, to their mean place; then the mean of
@@ -217,7 +217,7 @@ def standard_error_3d(points: Float[Tensor, "B N 3"], group: Int[Tensor, "B"], s
 
 
 def keypoint_spread(points: Float[Tensor, "B N 3"], seed: int = 0) -> Float[Tensor, ""]:
-    """How much keypoints wander from instance to instance, over how much they would if they were mixed up.
+    """Measure how far keypoints wander from instance to instance, as a share of what mixed-up names would give.
 
     points: keypoints of B instances in the object's frame. The root of the mean squared distance of each keypoint to
     its mean place, over the same after the keypoints of every instance were permuted at random. 1: a keypoint has no

@@ -7,7 +7,7 @@ import torch
 
 pytestmark = pytest.mark.slow
 
-FEW = {"families": ["car"], "objects": 3, "views": 4, "test_objects": 3, "test_views": 6, "batch": 2, "steps": 3}
+FEW = {"families": ["car"], "objects": 3, "views": 4, "test_objects": 20, "test_views": 6, "batch": 2, "steps": 3}
 FEW |= {"rival_steps": 3, "flag_steps": 3, "without": ["pose", "flag"], "without_steps": 3}
 
 
