@@ -1,4 +1,4 @@
-"""Chapter 10's full profile with three steps of each network at 128²."""
+"""Chapter 10's full profile with three steps of each network, at 64²."""
 
 from __future__ import annotations
 
@@ -7,7 +7,16 @@ import torch
 
 pytestmark = pytest.mark.slow
 
-FEW = {"families": ["car"], "objects": 3, "views": 4, "test_objects": 20, "test_views": 6, "batch": 2, "steps": 3}
+FEW = {
+    "families": ["car"],
+    "objects": 3,
+    "views": 4,
+    "test_objects": 8,
+    "test_views": 6,
+    "image_size": 64,
+    "batch": 2,
+    "steps": 3,
+}
 FEW |= {"rival_steps": 3, "flag_steps": 3, "without": ["pose", "flag"], "without_steps": 3}
 
 
