@@ -16,6 +16,7 @@ from lib.checks import number, whole_number
 from lib.datasets.synthetic import objects
 from lib.geometry.cameras import Pinhole
 from lib.geometry.mesh import Mesh, load_mesh
+from lib.rendering import texture_lookup
 
 SYNSETS = {
     "plane": "02691156",
@@ -107,8 +108,9 @@ def to_object_frame(mesh: Mesh, turn: Tensor | None = None) -> Mesh:
     verts = mesh.verts if turn is None else mesh.verts @ turn.T.to(mesh.verts)
     low, high = verts.amin(0), verts.amax(0)
     colors = mesh.colors
-    if colors is None and mesh.texture is not None and mesh.uvs is not None:
-        colors = _colors_at(mesh.texture, mesh.uvs)
+    if mesh.texture is not None and mesh.uvs is not None:
+        found = texture_lookup(mesh.uvs[None, None], mesh.texture[None])[0, :, 0].T
+        colors = found if colors is None else found * colors
     if colors is None:
         colors = torch.full_like(verts, 0.7)
     return Mesh((verts - (low + high) / 2) / (high - low).max(), mesh.faces, colors=colors)
@@ -126,12 +128,3 @@ def turn_to_course(front: str, up: str) -> Tensor:
     if ahead @ above != 0:
         raise ValueError(f"front={front!r} and up={up!r} must be at right angles")
     return torch.stack([ahead, above, torch.linalg.cross(ahead, above)])
-
-
-def _colors_at(texture: Tensor, uvs: Tensor) -> Tensor:
-    """The texture's colours (V, 3) at the vertices; uvs have v up."""
-    places = torch.stack([2 * uvs[:, 0] - 1, 1 - 2 * uvs[:, 1]], -1)
-    found = torch.nn.functional.grid_sample(
-        texture[None], places[None, None], align_corners=False, padding_mode="border"
-    )
-    return found[0, :, 0].T

@@ -181,12 +181,15 @@ def texture_sample(
     check_alike(uvs=uvs, texture=texture)
     texture = texture[None] if texture.ndim == 3 else texture
     at = interpolate(uvs, faces, fragments).permute(0, 2, 3, 1)
+    return texture_lookup(at, texture.expand(len(at), *texture.shape[1:])) * fragments.mask[:, None]
+
+
+def texture_lookup(at: Float[Tensor, "B H W 2"], texture: Float[Tensor, "B C Ht Wt"]) -> Float[Tensor, "B C H W"]:
+    """Look up the texture's colours at texture coordinates, as `texture_sample` does."""
     # Coordinates that only rounding has carried beyond the border stay there.
     at = torch.where((at < -ROUNDING) | (at > 1 + ROUNDING), at - at.detach().floor(), at)
     grid = torch.stack([2 * at[..., 0] - 1, 1 - 2 * at[..., 1]], -1)
-    texture = texture.expand(len(grid), *texture.shape[1:])
-    colors = sample_image(texture, grid)
-    return colors * fragments.mask[:, None]
+    return sample_image(texture, grid)
 
 
 def shade(

@@ -47,6 +47,10 @@ def test_textures_become_colours():
     uvs = torch.tensor([[0.25, 0.25], [0.75, 0.25], [0.25, 0.75], [0.75, 0.75]])
     found = shapenet.to_object_frame(Mesh(verts, faces, uvs=uvs, texture=texture)).colors
     assert found.argmax(1).tolist() == [2, 2, 0, 0]
+    tiled = shapenet.to_object_frame(Mesh(verts, faces, uvs=uvs + 3, texture=texture)).colors
+    assert torch.allclose(tiled, found, atol=1e-4)
+    half = shapenet.to_object_frame(Mesh(verts, faces, uvs=uvs, texture=texture, colors=torch.full((4, 3), 0.5)))
+    assert torch.allclose(half.colors, found / 2)
     assert shapenet.to_object_frame(Mesh(verts, faces)).colors.unique().tolist() == pytest.approx([0.7])
 
 
