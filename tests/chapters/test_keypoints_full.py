@@ -24,7 +24,6 @@ def test_three_steps_of_the_full_path(full_profile, tmp_path):
     numbers = full_profile("10_keypoints", **FEW)
     assert numbers["pose loss: points drawn in to 10 % / not drawn in"]["value"] > 3
     names = sorted(path.stem for path in (tmp_path / "training").glob("*.checkpoint"))
-    stages = [f"{name}, stage 0" for name in ("all", "car", "no flag", "no pose")]
-    assert names == sorted([*stages, "car, orientation", "car, supervised"])
-    state = torch.load(tmp_path / "training" / "car, stage 0.checkpoint", weights_only=True)
+    assert names == sorted(["all", "car", "no flag", "no pose", "car, orientation", "car, supervised"])
+    state = torch.load(tmp_path / "training" / "car.checkpoint", weights_only=True)
     assert state["step"] == 3 and state["model"]["trunk.0.weight"].shape == (64, 4, 3, 3)
