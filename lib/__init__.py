@@ -15,7 +15,7 @@ FLOORS = (
     ("datasets",),
     ("models",),
     ("evaluation",),
-    ("chapter", "weights"),
+    ("chapter", "processes", "weights"),
     ("training",),
     ("plots",),
     ("widgets",),

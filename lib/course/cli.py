@@ -24,6 +24,7 @@ from lib.course import machine, notebooks, runs
 
 OPTIONAL = [
     ("pytorch3d", "second renderer", "conda env create -f environment.yml, or build it (README.md)"),
+    ("tensorboard", "curves of a training, live: tensorboard --logdir runs", "pip install -e '.[logs]'"),
     ("nbval", "tests of the notebooks", "pip install -e '.[test]'"),
     ("robust_laplacian", "oracle of tests", "pip install -e '.[test]'"),
     ("potpourri3d", "oracle of tests", "pip install -e '.[test]'"),
