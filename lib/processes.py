@@ -1,12 +1,13 @@
 """Several processes that train one model together: each runs the same program, and they meet in `training.fit`.
 
 Whoever starts the processes gives each its number in the environment (RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR,
-MASTER_PORT), as `course run --processes`, `torchrun` and, on GPUs, `accelerate launch` do; from within a notebook, for a
-function that calls `fit`, `accelerate.notebook_launcher` on GPUs and `accelerate.debug_launcher` on a CPU.
+MASTER_PORT), as `course run --processes`, `torchrun` and, on GPUs, `accelerate launch` do; from within a notebook, for
+a function that calls `fit`, `accelerate.notebook_launcher` on GPUs and `accelerate.debug_launcher` on a CPU.
 """
 
 from __future__ import annotations
 
+import atexit
 import os
 from collections.abc import Callable
 from typing import Any
@@ -25,6 +26,9 @@ class Processes:
         met = distributed.is_available() and distributed.is_initialized()
         self.count = distributed.get_world_size() if met else 1
         self.rank = distributed.get_rank() if met else 0
+        if self.count > 1:
+            atexit.unregister(_part)  # once is enough
+            atexit.register(_part)
 
     @property
     def first(self) -> bool:
@@ -106,6 +110,12 @@ class Processes:
         if self.count > 1:
             for buffer in buffers:
                 buffer /= self.count
+
+
+def _part() -> None:
+    """Stop the threads by which the processes speak; an interpreter that ends beside them may abort."""
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 def is_first() -> bool:
