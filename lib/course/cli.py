@@ -83,6 +83,9 @@ def run_chapters(
         int | None,
         typer.Option(min=1, help="Chapters at a time. [default: 2 for the quick profile on a CPU, else 1]"),
     ] = None,
+    processes: Annotated[
+        int, typer.Option(min=1, help="Processes that train each chapter together; on CUDA each needs a GPU.")
+    ] = 1,
     out: Annotated[
         Path | None, typer.Option(help="Where the results go; a run begun there is continued. [default: runs/<time>]")
     ] = None,
@@ -98,8 +101,9 @@ def run_chapters(
 
         pick_device(device)
     overrides = dict(map(parse_setting, settings or []))
-    jobs = jobs or default_jobs(profile, device)
-    run = runs.new_run(paths, profile=profile, seed=seed, device=device, overrides=overrides, jobs=jobs, out=out)
+    jobs = jobs or (default_jobs(profile, device) if processes == 1 else 1)
+    choices = {"profile": profile, "seed": seed, "device": device, "overrides": overrides, "processes": processes}
+    run = runs.new_run(paths, **choices, jobs=jobs, out=out)
     # A scheduler's time limit ends the run as Ctrl-C does.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     folder = _short(run.folder)
