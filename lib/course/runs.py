@@ -96,6 +96,13 @@ class Run:
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             raise ValueError(f"{folder} holds no run (no readable run.json); make one with `course run`") from None
 
+    def refuse_others(self, wanted: dict) -> None:
+        """Raise ValueError unless the run's settings are the wanted ones."""
+        for name, value in wanted.items():
+            if (found := getattr(self, name)) != value:
+                reason = f"{self.folder} holds a run with {name}={found!r}, not {value!r}"
+                raise ValueError(f"{reason}; choose another folder")
+
     def metrics(self, chapter: Chapter) -> dict[str, dict]:
         """Read the chapter's numbers with their bands, as `lib.chapter.Results` wrote them."""
         try:
@@ -143,11 +150,8 @@ def new_run(
         if not (folder / "run.json").exists():
             raise ValueError(f"{folder} holds something else than a run; choose an empty folder or a new one")
         run = Run.load(folder)
-        wishes = {"profile": profile, "seed": seed, "device": device, "overrides": overrides, "processes": processes}
-        for name, wanted in wishes.items():
-            if getattr(run, name) != wanted:
-                found = getattr(run, name)
-                raise ValueError(f"{folder} holds a run with {name}={found!r}, not {wanted!r}; choose another folder")
+        wanted = {"profile": profile, "seed": seed, "device": device, "overrides": overrides, "processes": processes}
+        run.refuse_others(wanted)
     run.started = run.started or datetime.now().isoformat(timespec="seconds")
     run.status, run.jobs, run.versions, run.hardware = "running", jobs, versions(), hardware()
     records = {chapter.name: chapter for chapter in run.chapters}
