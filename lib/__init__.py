@@ -18,7 +18,7 @@ FLOORS = (
     ("chapter", "processes", "weights"),
     ("training",),
     ("plots",),
-    ("widgets",),
+    ("prediction", "widgets"),
     ("exercises",),
     ("course",),
 )

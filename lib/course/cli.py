@@ -175,6 +175,22 @@ def _execute_member(member: sweeps.Member) -> bool:
     return member.is_done()
 
 
+@app.command("predict")
+def predict_picture(
+    chapter: Annotated[str, typer.Argument(help="Such as 08: a chapter whose weights lie in data/weights.")],
+    image: Annotated[Path, typer.Option(help="A picture; its middle square is taken.")],
+    out: Annotated[Path, typer.Option(help="Where the files go.")] = Path("."),
+) -> None:
+    """Reconstruct a picture of yours with the weights that ship: a mesh (GLB) and a turntable (animated PNG)."""
+    from lib import prediction
+
+    files, line = prediction.predict(chapter, image, out)
+    for path in files:
+        console.print(_short(path))
+    console.print(line)
+    sys.exit(0)
+
+
 @app.command()
 def report(run: Annotated[Path | None, typer.Argument(help="A run's folder; the newest if none.")] = None) -> None:
     """Show a run's results and write its report.html anew."""
