@@ -15,10 +15,10 @@ FLOORS = (
     ("datasets",),
     ("models",),
     ("evaluation",),
-    ("chapter", "weights"),
+    ("chapter", "processes", "weights"),
     ("training",),
     ("plots",),
-    ("widgets",),
+    ("prediction", "widgets"),
     ("exercises",),
     ("course",),
 )

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import importlib.util
 import io
+import itertools
 import json
 import math
 import os
@@ -26,6 +28,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from lib.chapter import pick_device, set_seed
 from lib.checks import Deferred, number, whole_number
 from lib.files import claim, release, write_atomically
+from lib.processes import Processes, is_first
 
 INFINITE_GRADIENT = "lower the learning rate, or keep roots and logarithms in loss_fn away from zero"
 
@@ -35,7 +38,7 @@ def _alone(train: Callable) -> Callable:
 
     @functools.wraps(train)
     def alone(*arguments, out_dir: str | Path = "", name: str = "model", **options):
-        if not str(out_dir):
+        if not str(out_dir) or not is_first():  # of several processes the first has the folder
             return train(*arguments, out_dir=out_dir, name=name, **options)
         lock = Path(out_dir) / f".{name}.lock"
         claim(lock, "wait for it, or choose another out_dir or name")
@@ -47,6 +50,26 @@ def _alone(train: Callable) -> Callable:
     return alone
 
 
+def _memory_named(train: Callable) -> Callable:
+    """Say in one line that memory was not enough, and what helps; PyTorch's message has a page of numbers."""
+
+    @functools.wraps(train)
+    def named(*arguments, **options):
+        try:
+            return train(*arguments, **options)
+        except RuntimeError as error:
+            if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+                raise
+            where = "the GPU's memory" if isinstance(error, torch.OutOfMemoryError) else "the memory"
+            parts = 2 * options.get("accumulate", 1)
+            remedy = f"give accumulate={parts} for the same batches in smaller parts, or a smaller batch_size"
+            batch = f"batch_size={options.get('batch_size')}"
+            raise MemoryError(f"{where} is not enough for {batch}; {remedy}; a checkpoint is kept") from None
+
+    return named
+
+
+@_memory_named
 @_alone
 def fit(
     model: nn.Module,
@@ -67,6 +90,7 @@ def fit(
     log_every: int = 10,
     max_seconds: float | None = None,
     workers: int | None = None,
+    accumulate: int = 1,
     watch: Callable[[nn.Module, int], None] | None = None,
     watch_every: int = 100,
 ) -> dict[str, list[float]]:
@@ -93,17 +117,29 @@ def fit(
         `watch_every` steps and at the end, with the model in evaluation mode and without gradients. Random numbers that
         it draws do not change the training. A run that continues from a checkpoint is watched from there on.
     workers: processes that load a Dataset; by default none on the CPU, and all cores but one on CUDA.
+    accumulate: cut each batch into so many parts, of which one at a time is in memory; the step is that of the whole.
+
+    *Several processes* train together if a launcher started them (`lib.processes`): each calls `fit` with the same
+    arguments and takes its share of every batch of `batch_size` samples. Gradients and terms are added up in every
+    step, so the weights are equal everywhere, and so is the history; the first process writes the only checkpoint. A
+    loss that is a mean over samples is then that of one process, to rounding. Not shared between parts, of processes or
+    of `accumulate`, are the statistics of batch norm within a step, and random numbers drawn in `loss_fn`.
+
+    With an `out_dir`, curves for TensorBoard are written to `out_dir/tensorboard`, if it is installed
+    (`pip install -e '.[logs]'`).
 
     Returns the history: {"step": […], "loss": […], …}, lists of equal length. The model is left in evaluation mode.
 
     A step whose gradient is not finite is left out, with a warning. On CUDA the run stops instead, because the host
-    would have to wait in every step to look at the gradient. With an `out_dir`, `loss_fn` is also called once at every
-    checkpoint, and when a checkpoint is loaded, in evaluation mode: its value tells whether loss and data are still the
-    same.
+    would have to wait in every step to look at the gradient. With an `out_dir`, the first batch whose loss or gradient
+    is not finite is saved as `<name>.not_finite`, for `torch.load`: its step, the indices of its samples, the batch.
+    `loss_fn` is then also called once at every checkpoint, and when a checkpoint is loaded, in evaluation mode: its
+    value tells whether loss and data are still the same.
 
-    Raises FloatingPointError, before a checkpoint is written, if the loss, two gradients in a row or the weights are no
-    longer finite; ValueError if `out_dir` holds the checkpoint of another run (another model, loss, data or seed, or
-    more steps) or only damaged ones, or if another process works in it. On CUDA, errors that `lib`'s functions raise in
+    Raises FloatingPointError, before a checkpoint is written, if the loss, two gradients in a row, the weights or the
+    optimiser's state are no longer finite; ValueError if `out_dir` holds the checkpoint of another run (another model,
+    loss, data, seed or number of processes, or more steps) or only damaged ones, or if another process works in it;
+    MemoryError if the memory is not enough for a batch. On CUDA, errors that `lib`'s functions raise in
     `loss_fn` because of values, such as vertices that are NaN, come up to `log_every` steps later (`checks.Deferred`).
     """
     from accelerate import Accelerator
@@ -131,21 +167,36 @@ def fit(
         if math.isnan(max_seconds):
             raise ValueError("max_seconds must be a number of seconds, got NaN")
     samples = count_samples(data)
+    processes = Processes()
+    whole, accumulate = min(batch_size, samples), whole_number("accumulate", accumulate)
+    parts = processes.count * accumulate
+    if whole < parts:
+        cut = f"{processes.count} processes" if accumulate == 1 else f"{processes.count} processes × {accumulate=}"
+        raise ValueError(f"a batch of {whole} samples cannot be cut into {parts} parts ({cut}); use larger batches")
+    if processes.count > 1 and device.type == "cuda" and device.index is None:
+        device = accelerator.device  # a GPU for each process
     optimizer = optimizer or torch.optim.Adam(model.parameters(), lr=lr)
     base_rates = [group["lr"] for group in optimizer.param_groups]
     run = {"seed": seed, "batch_size": batch_size, "samples": samples, "rates": base_rates}
     run["optimizer"] = type(optimizer).__name__
-    if str(out_dir):
+    if str(out_dir) or processes.count > 1:
         run["data"] = _fingerprint(data)
-    model, optimizer = accelerator.prepare(model.to(device), optimizer)
+        if any(other != run for other in processes.gather(run)):
+            raise ValueError("the processes train with different data or settings; draw them from the seed alone")
+    # No wrapper around the model: `loss_fn` may call all its methods, and gradients are added up below.
+    model = accelerator.prepare_model(model.to(device), evaluation_mode=True)
+    optimizer = accelerator.prepare_optimizer(optimizer)
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    processes.share([*model.state_dict().values(), *parameters])
     checkpoint = Checkpoint(out_dir, name, run) if str(out_dir) else None
     probe = functools.partial(_probe, model, loss_fn, data, batch_size, device)
 
-    set_seed(seed)
+    # Each process draws random numbers of its own; the first one draws those of a single process.
+    set_seed((seed + 2_000_003 * processes.rank) % 2**63)
     history: dict[str, list[float]] = {"step": []}
     sums: dict[str, Tensor] = {}
     start = 0
-    if checkpoint is not None and (state := checkpoint.load()) is not None:
+    if checkpoint is not None and (state := processes.on_first(checkpoint.load)) is not None:
         try:
             model.load_state_dict(state["model"])
             optimizer.load_state_dict(state["optimizer"])
@@ -155,6 +206,10 @@ def fit(
         remedy = "choose another out_dir, or delete it to start anew"
         if state["step"] > steps:
             raise ValueError(f"{checkpoint.newest} is of a run of {state['step']} steps, more than {steps=}; {remedy}")
+        others = state.get("others", [])
+        if state["step"] < steps and len(others) + 1 != processes.count:
+            found = f"of a run with processes={len(others) + 1}, this one has {processes.count}"
+            raise ValueError(f"{checkpoint.newest} is {found}; start as many, {remedy}")
         before, now = state.get("probe"), probe(state["step"])
         if before is not None and now is not None and before[0] == now[0]:
             if not math.isclose(before[1], now[1], rel_tol=2e-2 if device.type == "cuda" else 1e-3, abs_tol=1e-6):
@@ -162,78 +217,122 @@ def fit(
                 raise ValueError(f"{checkpoint.newest} is of another loss_fn or data: {found}; {remedy}")
         start, history = state["step"], state["history"]
         sums = {term: value.to(device) for term, value in state["sums"].items()}
-        restore_random_state(state["random"], device)
+        restore_random_state(
+            others[processes.rank - 1] if 0 < processes.rank <= len(others) else state["random"], device
+        )
 
     if watch is not None and start in (0, steps):
         _look(watch, model, start, device)
     model.train()
     checks = Deferred()
-    lost, left_out = torch.zeros((), dtype=torch.bool, device=device), None
+    fine: list[Tensor] = []  # on CUDA: whether the steps since the host last looked were finite
+    left_out = None
+    bad_batch = BadBatch(data, functools.partial(batch_order, samples, batch_size, seed), out_dir, name)
     began = time.monotonic()
-    progress = Progress(start, steps, Path(out_dir) / f"{name}.progress.json" if str(out_dir) else None)
-    batches = load_batches(data, batch_order(samples, batch_size, seed, start, steps), device, workers)
-    for step, batch in enumerate(batches, start):
+    path = Path(out_dir) / f"{name}.progress.json" if str(out_dir) else None
+    progress = Progress(start, steps, path) if processes.first else None
+    curves = Curves(Path(out_dir) / "tensorboard" / name, start) if str(out_dir) and processes.first else None
+    order = batch_order(samples, batch_size, seed, start, steps)
+    own_parts = slice(processes.rank * accumulate, (processes.rank + 1) * accumulate)
+    order = (part for indices in order for part in indices.tensor_split(parts)[own_parts])
+    batches = load_batches(data, order, device, workers)
+    for step in range(start, steps):
         if schedule is not None:
             for group, rate in zip(optimizer.param_groups, base_rates, strict=True):
                 group["lr"] = float(rate * schedule(step))  # a NumPy number in a checkpoint could not be loaded
-        with checks:
-            terms = check_terms(loss_fn(model, batch, step))
-            optimizer.zero_grad()
-            accelerator.backward(terms["loss"])
+        optimizer.zero_grad()
+        totals: dict[str, Tensor] = {}
+        for batch in itertools.islice(batches, accumulate):
+            share = len(next(iter(batch.values()))) / whole if parts > 1 else 1
+            with checks:
+                terms = check_terms(loss_fn(model, batch, step))
+                accelerator.backward(terms["loss"] if parts == 1 else share * terms["loss"])
+            for term, value in terms.items():
+                value = torch.as_tensor(value).detach().float().reshape(())
+                totals[term] = value if parts == 1 else totals.get(term, 0) + share * value
         done = step + 1
+        late = torch.tensor(float(max_seconds is not None and time.monotonic() - began > max_seconds))
+        if processes.count > 1:
+            totals, late = {term: value.to(device) for term, value in totals.items()}, late.to(device)
+            processes.add_gradients(parameters, [*totals.values(), late])  # `late`, for they stop together
         finite = _finite_gradient(optimizer)
         if device.type == "cuda":
-            lost = lost | ~finite
+            fine.append(finite & totals["loss"].isfinite())
             optimizer.step()
+        elif not totals["loss"].isfinite():
+            raise FloatingPointError(
+                f"the loss is not finite at step {done}; lower the learning rate{bad_batch.save(step)}"
+            )
         elif finite:
             optimizer.step()
             left_out = None
         elif left_out == step - 1:
-            raise FloatingPointError(f"the gradient is not finite at steps {step} and {done}; {INFINITE_GRADIENT}")
+            saved = bad_batch.save(step)
+            raise FloatingPointError(
+                f"the gradient is not finite at steps {step} and {done}; {INFINITE_GRADIENT}{saved}"
+            )
         else:
-            warnings.warn(f"step {done} is left out: its gradient is not finite; {INFINITE_GRADIENT}", stacklevel=2)
+            saved = bad_batch.save(step)
+            reason = f"step {done} is left out: its gradient is not finite; {INFINITE_GRADIENT}{saved}"
+            warnings.warn(reason, stacklevel=2)
             left_out = step
 
-        if sums and sums.keys() != terms.keys():
-            odd = ", ".join(map(repr, sorted(sums.keys() ^ terms.keys())))
+        if sums and sums.keys() != totals.keys():
+            odd = ", ".join(map(repr, sorted(sums.keys() ^ totals.keys())))
             raise ValueError(f"loss_fn gives {odd} only at some steps; give it at every step, if need be as 0")
-        for term, value in terms.items():
-            sums[term] = sums.get(term, 0) + torch.as_tensor(value).detach().float().reshape(())
-        if done % log_every == 0 or done == steps:
+        sums = {term: sums.get(term, 0) + value for term, value in totals.items()}
+        out_of_time = max_seconds is not None and bool(late)
+        due = done % checkpoint_every == 0 or done == steps or out_of_time
+        log = done % log_every == 0 or done == steps
+        if log or (due and checkpoint is not None):
             count = done - (history["step"][-1] if history["step"] else 0)
-            totals = torch.stack([lost.float(), *(total.to(device) for total in sums.values())]).tolist()  # one wait
-            means = {term: total / count for term, total in zip(sums, totals[1:], strict=True)}
-            sums = {}
+            seen = torch.stack([*(flag.float() for flag in fine), *(total.to(device) for total in sums.values())])
+            seen = seen.tolist()  # one wait
+            means = {term: total / count for term, total in zip(sums, seen[len(fine) :], strict=True)}
             checks.settle()
+            bad = next((done - len(fine) + place for place in range(len(fine)) if not seen[place]), None)
+            saved = "" if bad is None else bad_batch.save(bad)
             if not np.isfinite(means["loss"]):
-                raise FloatingPointError(f"the loss is not finite near step {done}; lower the learning rate")
-            if totals[0]:
-                raise FloatingPointError(f"a gradient is not finite near step {done}; {INFINITE_GRADIENT}")
+                raise FloatingPointError(f"the loss is not finite near step {done}; lower the learning rate{saved}")
+            if bad is not None:
+                raise FloatingPointError(f"a gradient is not finite near step {done}; {INFINITE_GRADIENT}{saved}")
+            fine = []
+        if log:
+            sums = {}
             for term, mean in {"step": done, **means}.items():
                 history.setdefault(term, []).append(mean)
-            progress.show(done, means["loss"])
-        out_of_time = max_seconds is not None and time.monotonic() - began > max_seconds
-        due = done % checkpoint_every == 0 or done == steps or out_of_time
+            if progress is not None:
+                progress.show(done, means["loss"])
+            if curves is not None:
+                curves.show(done, means | {"learning rate": optimizer.param_groups[0]["lr"]})
         if (checkpoint is not None and due) or done == steps:
-            _check_weights(model, done)
+            _check_weights(model, optimizer, done)
+        watched = watch is not None and (done % watch_every == 0 or done == steps or out_of_time)
+        if due or watched:
+            processes.average_buffers(model)
         # Write no checkpoint right after a step that was left out: if the next one fails too, continue before both.
         if checkpoint is not None and due and (left_out != step or done == steps):
-            checkpoint.save(
-                {
-                    "step": done,
-                    "model": model.state_dict(),
-                    "optimizer": optimizer.state_dict(),
-                    "history": history,
-                    "sums": sums,
-                    "random": random_state(device),
-                    "probe": probe(done, twice=True),
-                }
-            )
-        if watch is not None and (done % watch_every == 0 or done == steps or out_of_time):
+            own, *others = processes.gather(random_state(device))
+            state = {
+                "step": done,
+                "model": model.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "history": history,
+                "sums": sums,
+                "random": own,
+                "others": others,
+                "probe": probe(done, twice=True),
+            }
+            processes.on_first(functools.partial(checkpoint.save, state))
+        if watched:
             _look(watch, model, done, device)
         if out_of_time:
             break
-    progress.close()
+    for display in (progress, curves):
+        if display is not None:
+            display.close()
+    if processes.count > 1:  # what comes after `fit` is again the same everywhere
+        restore_random_state(processes.from_first(random_state(device)), device)
     accelerator.unwrap_model(model, keep_fp32_wrapper=False).eval()
     return history
 
@@ -294,12 +393,75 @@ def _finite_gradient(optimizer: torch.optim.Optimizer) -> Tensor:
     return torch.stack([norm.float() for norm in torch._foreach_norm(gradients)]).isfinite().all()
 
 
-def _check_weights(model: nn.Module, step: int) -> None:
-    """Raise FloatingPointError if a parameter is not finite, or a buffer NaN: no run could continue from there."""
+def _check_weights(model: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> None:
+    """Raise FloatingPointError if a parameter or what the optimiser remembers is not finite, or a buffer NaN."""
     values = [parameter.detach().isfinite().all() for parameter in model.parameters()]
     values += [~buffer.isnan().any() for buffer in model.buffers() if buffer.is_floating_point()]
     if values and not torch.stack(values).all():
         raise FloatingPointError(f"the weights are not finite after step {step}; lower the learning rate")
+    remembered = [value for state in optimizer.state.values() for value in state.values()]
+    finite = [value.isfinite().all() for value in remembered if isinstance(value, Tensor)]
+    if finite and not torch.stack([value.to(finite[-1].device) for value in finite]).all():
+        reason = "the optimiser's state is not finite, for the gradients are too large to be squared"
+        raise FloatingPointError(f"{reason}, after step {step}; {INFINITE_GRADIENT}")
+
+
+class BadBatch:
+    """The first batch whose loss or gradient was not finite, saved beside the checkpoint for inspection.
+
+    order: `order(start, stop)` yields the samples of the steps `start` … `stop` − 1.
+    """
+
+    def __init__(
+        self, data: dict[str, Tensor] | Dataset, order: Callable[[int, int], Iterator], out_dir: str | Path, name: str
+    ) -> None:
+        self.data, self.order = data, order
+        self.path = Path(out_dir) / f"{name}.not_finite" if str(out_dir) and is_first() else None
+
+    def save(self, step: int) -> str:
+        """Save the batch of a step, read anew; return where it is, to be said after the reason."""
+        if self.path is None:
+            return ""
+        path, self.path = self.path, None
+        indices = next(self.order(step, step + 1))
+        buffer = io.BytesIO()
+        batch = _pick(self.data, indices, torch.device("cpu"))
+        torch.save({"step": step + 1, "indices": indices, "batch": batch}, buffer)
+        try:
+            write_atomically(path, buffer.getvalue())
+        except OSError:  # the reason for which it is saved matters more
+            return ""
+        return f"; its batch is in {path}"
+
+
+class Curves:
+    """The history as TensorBoard reads it, if TensorBoard is installed; a run that continues writes on."""
+
+    def __init__(self, folder: Path, start: int) -> None:
+        self.writer = None
+        if importlib.util.find_spec("tensorboard") is not None:
+            from torch.utils.tensorboard import SummaryWriter
+
+            # Values of an earlier sitting, after the step from which this one continues, are not shown twice.
+            self.writer = SummaryWriter(str(folder), purge_step=start + 1)
+
+    def show(self, step: int, values: dict[str, float]) -> None:
+        """Append the values of one step."""
+        if self.writer is not None:
+            for name, value in values.items():
+                self.writer.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        if self.writer is not None:
+            self.writer.close()
+
+
+def _pick(data: dict[str, Tensor] | Dataset, indices: Tensor, device: torch.device) -> dict[str, Tensor]:
+    """Collect these samples as a batch on `device`."""
+    if isinstance(data, dict):
+        return {name: values[indices.to(values.device)].to(device) for name, values in data.items()}
+    batch = default_collate([data[index] for index in indices.tolist()])
+    return {name: values.to(device) for name, values in batch.items()}
 
 
 def _fingerprint(data: dict[str, Tensor] | Dataset) -> str | None:
@@ -333,12 +495,7 @@ def _probe(
     try:
         for _ in range(1 + twice):
             set_seed(0)
-            indices = torch.arange(min(batch_size, count_samples(data)))
-            if isinstance(data, dict):
-                batch = {name: values[indices.to(values.device)].to(device) for name, values in data.items()}
-            else:
-                batch = default_collate([data[index] for index in indices.tolist()])
-                batch = {name: values.to(device) for name, values in batch.items()}
+            batch = _pick(data, torch.arange(min(batch_size, count_samples(data))), device)
             found.append(float(loss_fn(model, batch, step)["loss"].detach()))
     except Exception:  # an error of the loss_fn; the training will raise it, too, if it matters
         return None
@@ -540,7 +697,9 @@ class Checkpoint:
                 raise ValueError(
                     f"{path} is not a checkpoint of this course, but another file of PyTorch; move it away"
                 )
-            if not all(values.isfinite().all() for values in state["model"].values() if values.is_floating_point()):
+            remembered = [v for values in state["optimizer"].get("state", {}).values() for v in values.values()]
+            tensors = [values for values in (*state["model"].values(), *remembered) if isinstance(values, Tensor)]
+            if not all(values.isfinite().all() for values in tensors):
                 warnings.warn(f"{path} holds weights that are not finite and is left aside", stacklevel=2)
                 continue
             for key, value in self.run.items():

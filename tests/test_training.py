@@ -635,3 +635,96 @@ def test_wrong_kinds_of_options_are_named(options, message):
     loss_fn = lambda model, batch, step: {"loss": model(batch["x"]).square().mean()}  # noqa: E731
     with pytest.raises((TypeError, ValueError), match=message):
         training.fit(nn.Linear(3, 1), loss_fn, {"x": torch.randn(4, 3)}, steps=1, batch_size=2, **options)
+
+
+# --- what is saved when something is not finite, or memory runs out; curves ---
+
+
+@pytest.mark.parametrize("kind", ["loss", "gradient"])
+def test_the_batch_that_is_not_finite_is_kept_for_inspection(tmp_path, kind):
+    def broken(model, batch, step):
+        loss = (model(batch["x"]) - 1).square().mean()
+        return {"loss": loss * torch.nan if kind == "loss" and step == 3 else loss + 0 * root(model, batch, 0)["loss"]}
+
+    expect = pytest.raises(FloatingPointError, match=rf"not finite at step.*; its batch is in {tmp_path}/model\.not_fi")
+    if kind == "gradient":  # at the solution, in every step
+        with pytest.warns(UserWarning, match=rf"left out.*; its batch is in {tmp_path}/model\.not_finite$"):
+            fit_weight(1.0, loss=broken, steps=1, out_dir=tmp_path)
+    else:
+        with expect:
+            fit_weight(3.0, loss=broken, steps=6, out_dir=tmp_path)
+        assert training.Checkpoint(tmp_path, "model", {}).load()["step"] == 3, "what was finite is kept"
+    saved = torch.load(tmp_path / "model.not_finite", weights_only=True)
+    assert saved["step"] == (4 if kind == "loss" else 1)
+    assert torch.equal(saved["batch"]["x"], torch.ones(4, 1)) and saved["indices"].shape == (4,)
+
+
+def test_a_state_of_the_optimizer_that_is_not_finite_is_never_written(tmp_path):
+    def steep(model, batch, step):
+        return {"loss": 1e25 * model(batch["x"]).mean()}
+
+    with pytest.raises(FloatingPointError, match=r"the optimiser's state is not finite.*after step 1; lower the lear"):
+        fit_weight(3.0, loss=steep, steps=3, out_dir=tmp_path)
+    assert not (tmp_path / "model.checkpoint").exists()
+
+
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA out of memory.\nTried …"), RuntimeError("…: can't allocate memory: you …")]
+)
+def test_too_little_memory_is_said_in_one_line_and_parts_help(tmp_path, error):
+    def large(model, batch, step):
+        if step == 2 and len(batch["x"]) > 2:
+            raise error
+        return {"loss": (model(batch["x"]) - 2).square().mean()}
+
+    remedy = r"memory is not enough for batch_size=4; give accumulate=2 for the same batches.*; a checkpoint is kept$"
+    with pytest.raises(MemoryError, match=remedy) as caught:
+        fit_weight(3.0, loss=large, steps=4, out_dir=tmp_path)
+    assert "\n" not in str(caught.value)
+    fit_weight(3.0, loss=large, steps=4, out_dir=tmp_path, accumulate=2)
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_training(tmp_path):
+    def never(model, batch, step):
+        raise Stop
+
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match=r"cannot write .*; free space or choose another out_dir") as caught:
+        train(tmp_path / "file" / "out", loss=never)
+    assert "\n" not in str(caught.value)
+    if os.path.isdir("/proc"):  # where nobody may write, root included
+        with pytest.raises(OSError, match=r"cannot write /proc/out/.*; free space or choose another out_dir"):
+            train("/proc/out", loss=never)
+
+
+def test_a_full_disk_leaves_the_last_checkpoint_whole(tmp_path, monkeypatch):
+    import errno
+
+    unbroken, _ = train()
+    whole, calls = os.fsync, itertools.count()
+
+    def full(descriptor):
+        if next(calls) > 1:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        whole(descriptor)
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match=r"cannot write .*model\.checkpoint \(No space left on device\); free space"):
+        train(tmp_path)
+    monkeypatch.undo()
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".model.checkpoint")]
+    resumed, _ = train(tmp_path)
+    assert same(unbroken, resumed)
+
+
+def test_curves_are_written_where_tensorboard_is_installed(tmp_path):
+    pytest.importorskip("tensorboard", reason="the extra [logs] is not installed")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    with pytest.raises(Stop):
+        train(tmp_path, loss=stop_at(25))
+    _, history = train(tmp_path)
+    events = EventAccumulator(str(tmp_path / "tensorboard" / "model"))
+    events.Reload()
+    assert [event.step for event in events.Scalars("loss")] == history["step"]
+    assert [event.value for event in events.Scalars("loss")] == pytest.approx(history["loss"])

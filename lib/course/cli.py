@@ -10,7 +10,7 @@ import signal
 import sys
 import warnings
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -21,9 +21,15 @@ from rich.spinner import Spinner
 from rich.table import Table
 
 from lib.course import machine, notebooks, runs
+from lib.files import claim
+
+if TYPE_CHECKING:
+    from lib.course import sweeps
 
 OPTIONAL = [
     ("pytorch3d", "second renderer", "conda env create -f environment.yml, or build it (README.md)"),
+    ("snakemake", "sweeps with several runs at a time, clusters", "pip install -e '.[cluster]'"),
+    ("tensorboard", "curves of a training, live: tensorboard --logdir runs", "pip install -e '.[logs]'"),
     ("nbval", "tests of the notebooks", "pip install -e '.[test]'"),
     ("robust_laplacian", "oracle of tests", "pip install -e '.[test]'"),
     ("potpourri3d", "oracle of tests", "pip install -e '.[test]'"),
@@ -82,6 +88,9 @@ def run_chapters(
         int | None,
         typer.Option(min=1, help="Chapters at a time. [default: 2 for the quick profile on a CPU, else 1]"),
     ] = None,
+    processes: Annotated[
+        int, typer.Option(min=1, help="Processes that train each chapter together; on CUDA each needs a GPU.")
+    ] = 1,
     out: Annotated[
         Path | None, typer.Option(help="Where the results go; a run begun there is continued. [default: runs/<time>]")
     ] = None,
@@ -97,8 +106,9 @@ def run_chapters(
 
         pick_device(device)
     overrides = dict(map(parse_setting, settings or []))
-    jobs = jobs or default_jobs(profile, device)
-    run = runs.new_run(paths, profile=profile, seed=seed, device=device, overrides=overrides, jobs=jobs, out=out)
+    jobs = jobs or (default_jobs(profile, device) if processes == 1 else 1)
+    choices = {"profile": profile, "seed": seed, "device": device, "overrides": overrides, "processes": processes}
+    run = runs.new_run(paths, **choices, jobs=jobs, out=out)
     # A scheduler's time limit ends the run as Ctrl-C does.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     folder = _short(run.folder)
@@ -111,6 +121,74 @@ def run_chapters(
         runs.execute(run, progress)
     show_run(run)
     sys.exit({"passed": 0, "interrupted": 130}.get(run.status, 1))
+
+
+@app.command("sweep")
+def run_sweep(
+    file: Annotated[
+        Path, typer.Argument(help="Chapters, seeds, profiles and settings, as YAML: see lib/course/sweeps.py.")
+    ],
+    jobs: Annotated[int, typer.Option(min=1, help="Runs at a time; more than one needs the extra [cluster].")] = 1,
+    cluster: Annotated[
+        Path | None, typer.Option(help="Folder of a Snakemake profile, such as one for SLURM; needs [cluster].")
+    ] = None,
+    table: Annotated[bool, typer.Option("--table", help="Run nothing: write the table of what is there.")] = False,
+    name: Annotated[str, typer.Option("--run", hidden=True)] = "",
+) -> None:
+    """Execute many runs from one file; leave one table of them all. What was stopped goes on."""
+    from lib.course import sweeps
+
+    sweep = sweeps.read(file)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if name:  # one job of Snakemake's
+        member = next((member for member in sweep.members if member.name == name), None)
+        if member is None:
+            raise ValueError(f"{file} has no run {name!r}")
+        sys.exit(0 if _execute_member(member) else 1)
+    if not table:
+        waiting = sweep.waiting()
+        console.print(f"{len(waiting)} of {len(sweep.members)} runs, into {_short(sweep.folder)}")
+        claim(sweep.folder / ".sweep.lock", "wait until it is done")
+        try:
+            if jobs > 1 or cluster is not None:
+                sweeps.run_with_snakemake(sweep, jobs, cluster)
+            else:
+                for member in waiting:
+                    console.print(member.name)
+                    _execute_member(member)
+        except KeyboardInterrupt:
+            console.print("[yellow]interrupted[/]; the same command continues")
+    page = sweeps.write_tables(sweep)
+    left = len(sweep.waiting())
+    console.print(f"{len(sweep.members) - left} of {len(sweep.members)} runs are done; table: {_short(page)}")
+    sys.exit(1 if left else 0)
+
+
+def _execute_member(member: sweeps.Member) -> bool:
+    """Execute one run of a sweep; tell whether it is done. Raises KeyboardInterrupt if it was stopped."""
+    run = member.begin()
+    with Progress(run) as progress:
+        runs.execute(run, progress)
+    show_run(run)
+    if run.status == "interrupted":
+        raise KeyboardInterrupt
+    return member.is_done()
+
+
+@app.command("predict")
+def predict_picture(
+    chapter: Annotated[str, typer.Argument(help="Such as 08: a chapter whose weights lie in data/weights.")],
+    image: Annotated[Path, typer.Option(help="A picture; its middle square is taken.")],
+    out: Annotated[Path, typer.Option(help="Where the files go.")] = Path("."),
+) -> None:
+    """Reconstruct a picture of yours with the weights that ship: a mesh (GLB) and a turntable (animated PNG)."""
+    from lib import prediction
+
+    files, line = prediction.predict(chapter, image, out)
+    for path in files:
+        console.print(_short(path))
+    console.print(line)
+    sys.exit(0)
 
 
 @app.command()

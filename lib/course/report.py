@@ -147,6 +147,7 @@ def _summary(run: Run) -> str:
     overrides = "".join(f", {name} = {value!r}" for name, value in run.overrides.items())
     total = format_seconds(run.seconds)
     together = f", {run.jobs} chapters at a time" if run.jobs > 1 else ""
+    together += f", {run.processes} processes each" if run.processes > 1 else ""
     settings = f"profile {run.profile}, seed {run.seed}, device {run.device}{overrides}{together}"
     machine = f"CPU cores: {run.hardware['cores']}, {run.hardware['memory']}, GPU: {run.hardware['gpu']}"
     return f"""<h1>3D deep learning, a run of the course</h1>

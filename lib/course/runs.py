@@ -12,11 +12,12 @@ import json
 import os
 import re
 import signal
+import socket
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import chdir, contextmanager, suppress
+from contextlib import ExitStack, chdir, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -70,6 +71,7 @@ class Run:
     device: str = "auto"
     overrides: dict = field(default_factory=dict)
     jobs: int = 1  # how many chapters were executed at a time
+    processes: int = 1  # how many processes trained each chapter
     started: str = ""
     status: str = "running"  # passed, failed, interrupted
     seconds: float = 0.0  # by the clock on the wall, all sittings together
@@ -94,6 +96,13 @@ class Run:
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             raise ValueError(f"{folder} holds no run (no readable run.json); make one with `course run`") from None
 
+    def refuse_others(self, wanted: dict) -> None:
+        """Raise ValueError unless the run's settings are the wanted ones."""
+        for name, value in wanted.items():
+            if (found := getattr(self, name)) != value:
+                reason = f"{self.folder} holds a run with {name}={found!r}, not {value!r}"
+                raise ValueError(f"{reason}; choose another folder")
+
     def metrics(self, chapter: Chapter) -> dict[str, dict]:
         """Read the chapter's numbers with their bands, as `lib.chapter.Results` wrote them."""
         try:
@@ -114,9 +123,13 @@ def new_run(
     device: str = "auto",
     overrides: dict | None = None,
     jobs: int = 1,
+    processes: int = 1,
     out: Path | None = None,
 ) -> Run:
     """Begin a run in `out` (default: runs/<now>), or continue the run that is there, with the same settings.
+
+    processes: that many kernels execute each chapter together and share the batches of its trainings; on CUDA each has
+        a GPU of its own. See `lib.processes`.
 
     When a run is continued, a chapter that passed from the same sources is kept. The others are run again, with their
     out_dir as it was left, so that training continues from its checkpoints.
@@ -126,8 +139,10 @@ def new_run(
     """
     overrides = overrides or {}
     split = split_overrides(chapters, profile, overrides)
+    if processes > 1:
+        find_gpus(processes, device)
     folder = (out or RUNS / datetime.now().strftime("%Y-%m-%d_%H-%M-%S")).absolute()
-    run = Run(folder, profile, seed, device, overrides)
+    run = Run(folder, profile, seed, device, overrides, processes=processes)
     with suppress(OSError):  # saving the record raises the error
         folder.mkdir(parents=True, exist_ok=True)
         claim(folder, "wait until it is done, or choose another folder")
@@ -135,10 +150,8 @@ def new_run(
         if not (folder / "run.json").exists():
             raise ValueError(f"{folder} holds something else than a run; choose an empty folder or a new one")
         run = Run.load(folder)
-        for name, wanted in {"profile": profile, "seed": seed, "device": device, "overrides": overrides}.items():
-            if getattr(run, name) != wanted:
-                found = getattr(run, name)
-                raise ValueError(f"{folder} holds a run with {name}={found!r}, not {wanted!r}; choose another folder")
+        wanted = {"profile": profile, "seed": seed, "device": device, "overrides": overrides, "processes": processes}
+        run.refuse_others(wanted)
     run.started = run.started or datetime.now().isoformat(timespec="seconds")
     run.status, run.jobs, run.versions, run.hardware = "running", jobs, versions(), hardware()
     records = {chapter.name: chapter for chapter in run.chapters}
@@ -179,7 +192,11 @@ def execute(run: Run, watch: Callable[[Chapter], None] = lambda chapter: None) -
     at_work: list[_Worker] = []
     stopped, began = False, time.monotonic()
     # Papermill would change the folder for each notebook and back again, which two threads must not do.
-    with _home_for_kernels(), _threads_shared_out(min(run.jobs, len(waiting))), chdir(notebooks.NOTEBOOKS):
+    with (
+        _home_for_kernels(),
+        _threads_shared_out(min(run.jobs, len(waiting)) * run.processes),
+        chdir(notebooks.NOTEBOOKS),
+    ):
         # `Thread.join` would not do: after Ctrl-C it may report a running thread as ended.
         while at_work or (waiting and not stopped):
             try:
@@ -207,7 +224,7 @@ def execute(run: Run, watch: Callable[[Chapter], None] = lambda chapter: None) -
 
 
 class _Worker:
-    """One chapter at work: the thread that executes it, and the kernel that it runs in."""
+    """One chapter at work: the threads that execute it, each with the kernel that it runs in; often there is one."""
 
     # One kernel starts at a time, so that the process that appears meanwhile is known to be that kernel.
     starting = threading.Lock()
@@ -219,11 +236,39 @@ class _Worker:
         # Remove the numbers of an earlier attempt, which must not be taken for those of this one.
         (run.folder / chapter.name / "metrics.json").unlink(missing_ok=True)
         self.began = time.monotonic()
-        self.outcome: dict[str, str] = {}
+        self.outcome = {"status": "passed", "reason": ""}
         self.stop, self.finished = threading.Event(), threading.Event()
         self.kernels: list[psutil.Process] = []
         self.due: list[tuple[float, int]] = []  # when to send which signal to the kernel
-        threading.Thread(target=_execute_notebook, args=(self,), daemon=True).start()
+        self.at_work = run.processes
+        self.counting = threading.Lock()
+        self.folders = tempfile.TemporaryDirectory()  # what the other processes write; only the first's is kept
+        port = _free_port() if run.processes > 1 else 0
+        for rank in range(run.processes):
+            threading.Thread(target=_execute_notebook, args=(self, rank, port), daemon=True).start()
+
+    def out_dir(self, rank: int) -> Path:
+        """Name the folder into which the chapter of this process writes."""
+        return self.run.folder / self.chapter.name if rank == 0 else Path(self.folders.name) / str(rank)
+
+    def fails(self, reason: str, cell: int) -> bool:
+        """Record a failure, and stop the other processes, which would wait for this one; tell if it is the first."""
+        with self.counting:
+            first = self.outcome["status"] == "passed"
+            if first:
+                self.outcome.update(status="failed", reason=reason)
+                self.chapter.cell = cell
+                if self.run.processes > 1:
+                    self.due = [(time.monotonic(), signal.SIGKILL)]
+            return first
+
+    def leaves(self) -> None:
+        """Note that one of the threads is done."""
+        with self.counting:
+            self.at_work -= 1
+            if not self.at_work:
+                self.folders.cleanup()
+                self.finished.set()
 
     def look(self) -> None:
         """Note time and memory, and send the signal that is due."""
@@ -287,8 +332,56 @@ def _threads_shared_out(jobs: int) -> Iterator[None]:
         del os.environ[name]
 
 
-def _execute_notebook(worker: _Worker) -> None:
-    """Run papermill in the worker's thread, watch it through nbclient's hooks, and fill in the outcome.
+def find_gpus(processes: int, device: str) -> list[str]:
+    """List a GPU for each of several processes, as CUDA_VISIBLE_DEVICES names it; on a CPU the list is empty.
+
+    Raises ValueError if there are fewer, or if the device is one GPU by its number.
+    """
+    import torch
+
+    from lib.chapter import pick_device
+
+    chosen = pick_device(device)
+    if chosen.type == "cpu":
+        return []
+    if chosen.index is not None:
+        raise ValueError(f"device={device!r} is one GPU, and {processes=} need one each; use --device cuda")
+    here = torch.cuda.device_count()
+    if here < processes:
+        raise ValueError(f"{processes=} need a GPU each, and there are {here}; use fewer, or --device cpu")
+    return os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(here)))).split(",")[:processes]
+
+
+def _free_port() -> int:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return taken.getsockname()[1]
+
+
+@contextmanager
+def _known_to_each_other(rank: int, run: Run, port: int) -> Iterator[None]:
+    """Give the kernel that starts meanwhile its number among the processes of its chapter, as launchers do."""
+    if run.processes == 1:
+        yield
+        return
+    mine = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": run.processes, "LOCAL_WORLD_SIZE": run.processes}
+    mine |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    if gpus := find_gpus(run.processes, run.device):
+        mine["CUDA_VISIBLE_DEVICES"] = gpus[rank]
+    before = {name: os.environ.get(name) for name in mine}
+    os.environ.update({name: str(value) for name, value in mine.items()})
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def _execute_notebook(worker: _Worker, rank: int, port: int) -> None:
+    """Run papermill in one of the worker's threads, watch it through nbclient's hooks, and fill in the outcome.
 
     Papermill would write the notebook in place after each cell. Here it is written completely or not at all.
     """
@@ -300,25 +393,29 @@ def _execute_notebook(worker: _Worker) -> None:
     run, chapter = worker.run, worker.chapter
     running: dict = {}
     before: set[int] = set()
+    starting = ExitStack()  # holds until the kernel runs
 
     def notebook_starts(notebook) -> None:
-        worker.kernels = [child for child in psutil.Process().children() if child.pid not in before]
+        worker.kernels += [child for child in psutil.Process().children() if child.pid not in before]
         cells = [i for i, cell in enumerate(notebook.cells) if cell.cell_type == "code" and cell.source.strip()]
         running.update(notebook=notebook, number={index: number for number, index in enumerate(cells, start=1)})
-        worker.starting.release()
+        starting.close()
         chapter.cells = len(cells)
         worker.measure_memory()  # a short chapter may end before anybody looks
 
     def cell_starts(cell, cell_index) -> None:
         if worker.stop.is_set():
             raise InterruptedError
-        chapter.cell = running["number"].get(cell_index, chapter.cell)
+        running["cell"] = running["number"].get(cell_index, running.get("cell", 0))
+        if rank == 0:
+            chapter.cell = running["cell"]
 
     def save(**_) -> None:
         write_atomically(run.notebook(chapter), nbformat.writes(running["notebook"]) + "\n")
 
     try:
-        worker.starting.acquire()
+        starting.enter_context(worker.starting)
+        starting.enter_context(_known_to_each_other(rank, run, port))
         before.update(child.pid for child in psutil.Process().children())
         papermill.execute_notebook(
             notebooks.NOTEBOOKS / f"{chapter.name}.ipynb",
@@ -327,17 +424,17 @@ def _execute_notebook(worker: _Worker) -> None:
                 "profile": run.profile,
                 "seed": run.seed,
                 "device": run.device,
-                "out_dir": str(run.folder / chapter.name),
+                "out_dir": str(worker.out_dir(rank)),
                 "overrides": chapter.overrides,
             },
             progress_bar=False,
             extra_arguments=[QUIET_KERNEL],
             on_notebook_start=notebook_starts,
             on_cell_start=cell_starts,
-            on_cell_executed=save,
+            on_cell_executed=save if rank == 0 else lambda **_: None,
         )
-        save()
-        worker.outcome.update(status="passed", reason="")
+        if rank == 0:
+            save()
     except Exception as error:
         if isinstance(error, PapermillExecutionError):
             reason = f"{error.ename}: {error.evalue or _failing_line(error.traceback)}"
@@ -345,14 +442,13 @@ def _execute_notebook(worker: _Worker) -> None:
             reason = f"the kernel died, having used {format_memory(chapter.peak_memory)}; was there enough memory?"
         else:
             reason = f"{type(error).__name__}: {error}"
-        worker.outcome.update(status="failed", reason=reason.strip().splitlines()[0])
+        first = worker.fails(reason.strip().splitlines()[0], running.get("cell", chapter.cell))
         with suppress(OSError):  # if this fails, the disk was the cause
-            if "notebook" in running:
+            if first and "notebook" in running:
                 save()
     finally:
-        if not running:
-            worker.starting.release()
-        worker.finished.set()
+        starting.close()
+        worker.leaves()
 
 
 def _failing_line(traceback: list[str]) -> str:

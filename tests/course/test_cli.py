@@ -40,6 +40,7 @@ def test_list_names_chapters_titles_and_settings(course, command):
         (["run", "--set", "steps=4.5"], "overrides['steps'] must be of type int, got 4.5"),
         (["run", "--set", "steps"], "--set takes NAME=VALUE, got 'steps'"),
         (["run", "--device", "abacus"], "device='abacus' cannot be used here"),
+        (["run", "--device", "cuda:7", "--processes", "2"], "device='cuda:7' cannot be used here"),
         (["run", "--out", "/dev/null/out"], "error: cannot write /dev/null/out/run.json (Not a directory)"),
         (["report"], "there is no run under"),
         (["report", "nowhere"], "holds no run"),
@@ -51,6 +52,23 @@ def test_what_a_user_got_wrong_is_answered_in_one_line(course, command, argument
     assert code == 2
     assert printed.startswith("error: ") and message in printed and printed.count("\n") == 1
     assert not runs.RUNS.exists()
+
+
+def test_a_gpu_for_each_process(monkeypatch):
+    import torch
+
+    from lib import chapter
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(chapter, "pick_device", torch.device)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert runs.find_gpus(2, "cpu") == [] and runs.find_gpus(2, "cuda") == ["0", "1"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
+    assert runs.find_gpus(2, "cuda") == ["3", "5"]
+    with pytest.raises(ValueError, match=r"processes=3 need a GPU each, and there are 2; use fewer, or --device cpu"):
+        runs.find_gpus(3, "cuda")
+    with pytest.raises(ValueError, match="device='cuda:1' is one GPU, and processes=2 need one each"):
+        runs.find_gpus(2, "cuda:1")
 
 
 @pytest.mark.parametrize("seed", ["-1", str(2**63)])

@@ -29,8 +29,8 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 TOOLS = {"ipykernel", "jupyterlab", "nbval", "pytest-benchmark", "pytest-xdist", "ruff"}
 # In environment.yml only: no wheel on PyPI fits (see README.md).
 CONDA_ONLY = {"pip", "python", "pytorch3d"}
-# The user's own, for a method that says so where it is missing.
-OPTIONAL = {"torchvision"}
+# The user's own, for a method that says so where it is missing, or part of another extra than [test].
+OPTIONAL = {"tensorboard", "torchvision"}
 CONDA_NAMES = {"pytorch": "torch"}
 
 

@@ -194,6 +194,45 @@ def test_two_chapters_at_a_time_are_recorded_as_if_alone(course, tmp_path):
     assert runs.Run.load(run.folder).jobs == 2
 
 
+TRAINING = """\
+import torch
+from lib import chapter, training
+from lib.processes import Processes
+chapter.set_seed(seed)
+model = torch.nn.Linear(2, 1)
+data = {"x": torch.randn(12, 2, generator=torch.Generator().manual_seed(seed))}
+loss = lambda model, batch, step: {"loss": (model(batch["x"]) - 1).square().mean()}
+history = training.fit(model, loss, data, steps=6, batch_size=4, device="cpu", out_dir=out_dir, log_every=2)
+chapter.Results(out_dir, judged=False).record("loss", history["loss"][-1])"""
+
+
+def test_several_processes_train_a_chapter_and_leave_one_result(course, tmp_path):
+    path = course("01_points", TRAINING, "print('process', Processes().rank, 'of', Processes().count)")
+    one = runs.new_run([path], out=tmp_path / "one")
+    runs.execute(one)
+    two = runs.new_run([path], processes=2, out=tmp_path / "two")
+    runs.execute(two)
+    assert (one.status, two.status) == ("passed", "passed"), two.chapters[0].reason
+    assert "RANK" not in os.environ
+    assert two.metrics(two.chapters[0])["loss"]["value"] == pytest.approx(
+        one.metrics(one.chapters[0])["loss"]["value"], rel=1e-4
+    )
+    assert outputs(two.notebook(two.chapters[0]))[-1] == "process 0 of 2\n"
+    assert "processes each" not in report.write_report(one).read_text()
+    assert "2 processes each" in report.write_report(two).read_text()
+    with pytest.raises(ValueError, match="holds a run with processes=2, not 1; choose another folder"):
+        runs.new_run([path], out=tmp_path / "two")
+
+
+def test_a_process_that_fails_does_not_leave_the_other_waiting(course, tmp_path):
+    fails = "import os\nassert os.environ['RANK'] == '0', 'the second fails'"
+    path = course("01_points", fails, TRAINING)
+    run = runs.new_run([path], processes=2, out=tmp_path / "out")
+    runs.execute(run)
+    assert run.status == "failed" and run.chapters[0].reason == "AssertionError: the second fails"
+    assert run.chapters[0].cell == 4 and "the second fails" in run.notebook(run.chapters[0]).read_text()
+
+
 @pytest.mark.parametrize(("number", "jobs"), [(signal.SIGINT, 1), (signal.SIGTERM, 1), (signal.SIGINT, 2)])
 def test_an_interrupted_run_keeps_what_is_done(course, tmp_path, number, jobs):
     course("01_points", "print('kept')", "import time\ntime.sleep(600)", "print('never')")

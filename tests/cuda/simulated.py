@@ -359,7 +359,7 @@ class Accelerator:
     def __init__(self, cpu=False, mixed_precision="no", **_) -> None:
         self.bf16 = mixed_precision == "bf16" and not cpu
 
-    def prepare(self, model, optimizer):
+    def prepare_model(self, model, evaluation_mode=False):
         from accelerate.utils.operations import convert_outputs_to_fp32
 
         if self.bf16:
@@ -367,6 +367,9 @@ class Accelerator:
             function = model.forward.__func__
             model.forward = MethodType(torch.autocast("cuda", dtype=torch.bfloat16)(function), model)
             model.forward = MethodType(convert_outputs_to_fp32(model.forward.__func__), model)
+        return model
+
+    def prepare_optimizer(self, optimizer):
         plain = optimizer.step
 
         def step(*args, **kwargs):
@@ -379,7 +382,7 @@ class Accelerator:
 
         optimizer.step = step
         record.now = collections.Counter()
-        return model, optimizer
+        return optimizer
 
     def backward(self, loss):
         record.phase = "backward"
