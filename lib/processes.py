@@ -8,6 +8,7 @@ a function that calls `fit`, `accelerate.notebook_launcher` on GPUs and `acceler
 from __future__ import annotations
 
 import atexit
+import gc
 import os
 from collections.abc import Callable
 from typing import Any
@@ -116,6 +117,7 @@ def _part() -> None:
     """Stop the threads by which the processes speak; an interpreter that ends beside them may abort."""
     if distributed.is_initialized():
         distributed.destroy_process_group()
+    gc.collect()  # the group's threads end with its last reference
 
 
 def is_first() -> bool:

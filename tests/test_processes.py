@@ -165,6 +165,9 @@ def test_launchers(tmp_path):
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={free_port()}"]
     launch.append(str(script))
     done = subprocess.run(launch, capture_output=True, text=True, timeout=100)
+    if "terminate called without an active exception" in done.stderr:
+        # PyTorch's threads can abort an interpreter that ends, after all is written: seen twice in 24 starts.
+        done = subprocess.run(launch, capture_output=True, text=True, timeout=100)
     assert done.returncode == 0, done.stderr
     notebook = f"""{body}
 from accelerate import debug_launcher
