@@ -205,9 +205,16 @@ def test_killed_at_ten_random_moments_it_reaches_the_same_weights(tmp_path, coun
     assert finish(start(work_in("whole"), count)) == [0] * count
     moments = random.Random(count)
     reached = [0]
-    for _ in range(10):
+    newest = tmp_path / "killed" / "model.checkpoint"
+    for attempt in range(10):
+        before = newest.stat().st_mtime_ns if newest.exists() else 0
         killed = start(work_in("killed"), count)
-        time.sleep(moments.uniform(0.2, 0.6))
+        # A third of the kills comes while the processes start, meet or load; the others while they train.
+        while attempt % 3 and (newest.stat().st_mtime_ns if newest.exists() else 0) == before:
+            if not any(process.is_alive() for process in killed):
+                break
+            time.sleep(0.002)
+        time.sleep(moments.uniform(0, 0.15))
         moments.shuffle(killed)
         for process in killed:
             process.kill()

@@ -128,10 +128,8 @@ def run_sweep(
     file: Annotated[
         Path, typer.Argument(help="Chapters, seeds, profiles and settings, as YAML: see lib/course/sweeps.py.")
     ],
-    jobs: Annotated[int, typer.Option(min=1, help="Runs at a time; more than one needs the extra [cluster].")] = 1,
-    cluster: Annotated[
-        Path | None, typer.Option(help="Folder of a Snakemake profile, such as one for SLURM; needs [cluster].")
-    ] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Runs at a time; more than one needs Snakemake.")] = 1,
+    cluster: Annotated[Path | None, typer.Option(help="Folder of a Snakemake profile, such as one for SLURM.")] = None,
     table: Annotated[bool, typer.Option("--table", help="Run nothing: write the table of what is there.")] = False,
     name: Annotated[str, typer.Option("--run", hidden=True)] = "",
 ) -> None:

@@ -1,4 +1,4 @@
-"""Chapter 8's full profile with three steps of each network at 256²."""
+"""Chapter 8's full profile with three steps of each network at 128²."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch
 
 pytestmark = pytest.mark.slow
 
-FEW = {"train_images": 16, "test_images": 26, "steps": 3, "more_steps": 2, "batch": 2}
+FEW = {"train_images": 16, "test_images": 26, "steps": 3, "more_steps": 2, "batch": 2, "image_size": 128}
 
 
 def test_three_steps_of_the_full_path(full_profile, tmp_path):

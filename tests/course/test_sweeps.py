@@ -170,8 +170,13 @@ def test_snakemake_runs_several_at_a_time(sweep_file, script, tmp_path):
     assert done.returncode == 0 and "4 of 4 runs are done" in done.stdout, done.stdout + done.stderr
     assert len([row for row in read_rows(tmp_path) if row["metric"] == "error"]) == 4
     before = count(tmp_path)
+    (tmp_path / "profile").mkdir()
+    (tmp_path / "profile" / "config.yaml").write_text("executor: local\ncores: 2\nretries: 1\n")
+    sweep_file.write_text(SWEEP)  # one seed more, in two variants; by a profile, as for a cluster
+    command[-2:] = ["--cluster", "profile"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 0 and "0 of 4 runs" in done.stdout and count(tmp_path) == before
+    assert done.returncode == 0 and "2 of 6 runs, into out" in done.stdout, done.stdout + done.stderr
+    assert "6 of 6 runs are done" in done.stdout and count(tmp_path) == before + 2
 
 
 def test_without_snakemake_it_says_what_to_install(sweep_file, tmp_path, monkeypatch):

@@ -114,6 +114,24 @@ def test_values_are_refused_by_the_next_report() -> None:
     assert len(record.steps) == 6
 
 
+def test_the_batch_that_was_not_finite_is_found_later(tmp_path) -> None:
+    """The host looks at every sixth step, or before a checkpoint; the third batch is read anew and saved."""
+
+    def loss_fn(model, batch, step):
+        return {"loss": model(batch["x"]).square().mean() * (float("nan") if step == 2 else 1.0)}
+
+    data = {"x": torch.rand(8, 3)}
+    options = {"batch_size": 2, "device": "cuda", "log_every": 6, "checkpoint_every": 4, "out_dir": tmp_path}
+    with (
+        simulated(),
+        pytest.raises(FloatingPointError, match=r"not finite near step 4; .*; its batch is in "),
+    ):
+        training.fit(torch.nn.Linear(3, 1), loss_fn, data, steps=9, **options)
+    saved = torch.load(tmp_path / "model.not_finite", weights_only=True)
+    assert saved["step"] == 3 and torch.equal(saved["batch"]["x"], data["x"][saved["indices"]])
+    assert not (tmp_path / "model.checkpoint").exists()
+
+
 def test_the_device_refuses_what_cuda_refuses() -> None:
     with simulated():
         there, here = torch.ones(3, device="cuda"), torch.ones(3)
