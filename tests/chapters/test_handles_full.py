@@ -1,4 +1,4 @@
-"""Chapter 6's full profile, from the layer to the file that is taken home, with five steps of the network at 256²."""
+"""Chapter 6's full profile, from the layer to the file that is taken home, with five steps of the network at 128²."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ pytestmark = pytest.mark.slow
 
 FEW = {
     "spheres": [3, 4, 5],
+    "image_size": 128,
     "test_poses": 40,
     "train_images": 16,
     "test_images": 10,

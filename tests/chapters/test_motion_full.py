@@ -1,4 +1,4 @@
-"""Chapter 7's full profile with three steps of each network at 256²."""
+"""Chapter 7's full profile with three steps of each network at 128²."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 pytestmark = pytest.mark.slow
 
 FEW = {"train_clips": 2, "clip_frames": 3, "test_clips": 2, "pictures": 6, "steps": 3, "pairs": 2}
-FEW |= {"refine_steps": 2, "multiplex_steps": 6, "rows": ["no motion", "motion"]}
+FEW |= {"image_size": 128, "refine_steps": 2, "multiplex_steps": 6, "rows": ["no motion", "motion"]}
 
 
 def test_three_steps_of_the_full_path(full_profile, tmp_path):
