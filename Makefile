@@ -2,6 +2,7 @@
 # make test   set everything up and run every test, the notebooks included
 # make check  what takes a minute or two of that: lint, and the tests that are not marked slow
 # make lab    set everything up and open the notebooks in JupyterLab
+# make site   the website from the stored notebooks: build/site/html/index.html
 #
 # Needs Python 3.11 to 3.14 and nothing else. PYTHON=/path/to/python3 chooses one by hand.
 
@@ -17,7 +18,7 @@ unexport PYTHONPATH
 # as long where another program wants the core; not at all, twice as long where none does.
 export GOMP_SPINCOUNT ?= 5000
 
-.PHONY: run test check lab anew
+.PHONY: run test check lab site anew
 
 run: $(STAMP)
 	@$(BIN)/course run
@@ -26,6 +27,7 @@ test: $(STAMP)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/pytest -n 2 --dist loadfile tests
+	$(BIN)/course site
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --nbval notebooks
 
 check: $(STAMP)
@@ -36,9 +38,12 @@ check: $(STAMP)
 lab: $(STAMP)
 	$(BIN)/jupyter lab notebooks
 
+site: $(STAMP)
+	$(BIN)/course site
+
 $(STAMP): pyproject.toml constraints.txt $(ANEW)
 	@$(if $(ANEW),$(MAKE_ENVIRONMENT))
-	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[test]'
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[test,site]'
 	@printf %s '$(CURDIR)' > $(STAMP)
 
 define MAKE_ENVIRONMENT

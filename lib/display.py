@@ -12,6 +12,10 @@ import math
 from collections.abc import Sequence
 from numbers import Integral
 
+# Mime types of figures that turn, and of figures that sliders move.
+PLOTLY = "application/vnd.plotly.v1+json"
+WIDGET = "application/vnd.jupyter.widget-view+json"
+
 
 def show(text: str) -> None:
     """Show a line or a paragraph of Markdown. Use it for values that may differ between machines."""

@@ -22,9 +22,8 @@ from torch import Tensor
 
 from lib import display, plots
 from lib.checks import check_tensor
+from lib.display import PLOTLY, WIDGET
 
-PLOTLY = "application/vnd.plotly.v1+json"
-WIDGET = "application/vnd.jupyter.widget-view+json"
 # Width of a view as a multiple of its height, and the pixels that a slider needs below it.
 WIDTH = 1.3
 SLIDER = 70

@@ -267,6 +267,14 @@ def make_exercises(
             console.print(f"{what.parent.name}/{what.name}: {machine.format_seconds(seconds)}, {size}")
 
 
+@app.command("site")
+def make_site() -> None:
+    """Make the website of the course from the stored notebooks: build/site/html."""
+    from lib.course import site
+
+    console.print(f"website: {_short(site.build())}")
+
+
 @app.command("lint")
 def lint_chapters(
     chapters: Annotated[list[str] | None, typer.Argument(help="Such as 04; all if none.")] = None,

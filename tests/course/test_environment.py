@@ -40,6 +40,7 @@ def requirements(entries: list[str]) -> dict[str, Requirement]:
 
 NEEDED = requirements(PROJECT["dependencies"])
 FOR_TESTS = requirements(PROJECT["optional-dependencies"]["test"])
+FOR_SITE = requirements(PROJECT["optional-dependencies"]["site"])
 PINNED = requirements(
     [line for line in (ROOT / "constraints.txt").read_text().splitlines() if line and not line.startswith("#")]
 )
@@ -107,7 +108,7 @@ def test_conda_and_pip_install_the_same():
 
 def test_constraints_pin_everything_that_is_installed():
     """Walk from the course to all that its packages need here."""
-    reached, waiting = set(), [("course3d", ("test",))]
+    reached, waiting = set(), [("course3d", ("site", "test"))]
     while waiting:
         name, extras = waiting.pop()
         if (name, extras) in reached:
@@ -128,9 +129,9 @@ def test_constraints_fit_the_declaration_and_any_machine():
     for name, pin in PINNED.items():
         (version,) = pin.specifier
         assert version.operator == "==" and pin.marker is None, name
-        declared = (NEEDED | FOR_TESTS).get(name)
+        declared = (NEEDED | FOR_TESTS | FOR_SITE).get(name)
         assert declared is None or declared.specifier.contains(Version(version.version)), name
-    assert set(NEEDED) | set(FOR_TESTS) <= set(PINNED)
+    assert set(NEEDED) | set(FOR_TESTS) | set(FOR_SITE) <= set(PINNED)
 
 
 def test_every_room_has_a_floor():
