@@ -12,8 +12,7 @@ REPOSITORY = ""
 project = html_title = "3D deep learning, hands on"
 author = "the authors of the course"
 release = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
-CC_BY = '<a href="https://creativecommons.org/licenses/by/4.0/">CC BY 4.0</a>'
-copyright = f"2026 {author}. Text and figures: {CC_BY}. Code: MIT license"
+copyright = f"2026 {author}"
 language = "en"
 
 extensions = ["myst_nb"]
@@ -40,6 +39,9 @@ html_theme_options = {
     "use_fullscreen_button": False,
     "show_toc_level": 2,
     "navigation_with_keys": False,
+    "footer_content_items": ["copyright", "extra-footer"],
+    "extra_footer": '<p>Text and figures: <a href="https://creativecommons.org/licenses/by/4.0/">CC BY 4.0</a>. '
+    "Code: MIT license.</p>",
     # Search is in the side bar.
     "navbar_persistent": [],
 } | (

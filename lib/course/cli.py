@@ -251,12 +251,19 @@ def store(chapters: Annotated[list[str], typer.Argument(help="Such as 04.")]) ->
 @app.command("exercises")
 def make_exercises(
     chapters: Annotated[list[str] | None, typer.Argument(help="Such as 04; all if none.")] = None,
+    grading: Annotated[
+        Path | None, typer.Option(help="A folder of nbgrader: write assignments there, and nothing else.")
+    ] = None,
 ) -> None:
     """For authors: execute the worked solutions, and cut the students' notebooks from them."""
     from nbclient.exceptions import CellExecutionError
 
     from lib.course import exercises
 
+    for path in exercises.find_solutions(chapters) if grading else ():
+        console.print(_short(exercises.write_for_grading(path, grading)))
+    if grading:
+        return
     for path in exercises.find_solutions(chapters):
         for make, what in ((exercises.store, path), (exercises.generate, exercises.student_path(path))):
             try:

@@ -25,6 +25,9 @@ REGION = re.compile(
 )
 HIDDEN_TESTS = re.compile(r"^[ ]*### BEGIN HIDDEN TESTS[ ]*\n.*?^[ ]*### END HIDDEN TESTS[ ]*(?:\n|\Z)", re.M | re.S)
 YOUR_TURN = "## Your turn"
+# Words of a solutions notebook: where the solutions are, and a note for authors.
+ELSEWHERE = re.compile(r"The worked solutions are in \[[^\]]*\]\([^)]*\)\.")
+AUTHORS_NOTE = "This copy holds the worked solutions."
 HEADING = re.compile(r"^###? (?P<name>\d+\.(?:\d+|[A-Z])) · (?P<title>.+)$", re.M)
 
 
@@ -70,8 +73,11 @@ def stub(source: str) -> str:
     return REGION.sub(cut, HIDDEN_TESTS.sub("", source)).rstrip("\n")
 
 
-def student_copy(notebook: Any) -> Any:
-    """Copy a solutions notebook without solutions, explanations, and the tasks that stand inside the chapter."""
+def teacher_copy(notebook: Any) -> Any:
+    """Copy a solutions notebook for nbgrader, which cuts the solutions itself.
+
+    Explanations, the tasks that stand inside the chapter, and outputs are left out.
+    """
     notebook = copy.deepcopy(notebook)
     kept, inside_chapter = [], False
     for cell in notebook.cells:
@@ -80,9 +86,18 @@ def student_copy(notebook: Any) -> Any:
         if inside_chapter or "solution" in cell.metadata.get("tags", []):
             continue
         if cell.cell_type == "code":
-            cell.source, cell.outputs, cell.execution_count = stub(cell.source), [], None
+            cell.outputs, cell.execution_count = [], None
         kept.append(cell)
     notebook.cells = kept
+    return notebook
+
+
+def student_copy(notebook: Any) -> Any:
+    """Copy a solutions notebook without solutions, explanations, and the tasks that stand inside the chapter."""
+    notebook = teacher_copy(notebook)
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.source = stub(cell.source)
     return notebook
 
 
@@ -163,6 +178,23 @@ def generate(solutions: Path) -> float:
     path.parent.mkdir(exist_ok=True)
     path.write_text(nbformat.writes(notebook) + "\n", encoding="utf-8")
     return notebooks.store(path)
+
+
+def write_for_grading(solutions: Path, folder: Path) -> Path:
+    """Write a solutions notebook as an assignment of nbgrader, below its folder `source`; return the path.
+
+    The words for authors, which tell where the solutions are, are left out.
+    """
+    import nbformat
+
+    notebook = teacher_copy(nbformat.read(solutions, as_version=4))
+    notebook.cells = [cell for cell in notebook.cells if not cell.source.startswith(AUTHORS_NOTE)]
+    for cell in notebook.cells:
+        cell.source = ELSEWHERE.sub("", cell.source) if cell.cell_type == "markdown" else cell.source
+    path = folder / "source" / solutions.stem / solutions.name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(nbformat.writes(notebook) + "\n", encoding="utf-8")
+    return path
 
 
 def table(chapter: int) -> str:

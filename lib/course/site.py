@@ -35,9 +35,6 @@ LINK = re.compile(r"(?<=\]\()(?!\w+:|#)([^)\s#]+)(?=(?:#[^)\s]*)?\))")
 FOLDED = re.compile(
     r"^(?P<indent> *)<details><summary>(?P<title>.*?)</summary>\s*(?P<text>.*?)\s*</details>", re.M | re.S
 )
-# Words of a solutions notebook: where the solutions are, and a note for authors.
-ELSEWHERE = re.compile(r"The worked solutions are in \[[^\]]*\]\([^)]*\)\.")
-AUTHORS_NOTE = "This copy holds the worked solutions."
 CODE = re.compile(r"^```.*?^```|`[^`\n]+`", re.M | re.S)
 
 
@@ -179,10 +176,10 @@ def exercise_page(solutions: dict, hints: dict[str, tuple[str, ...]]) -> dict:
     for cell in setup:
         if cell["cell_type"] == "code":
             cell["metadata"] = {"tags": ["hide-input"], "mystnb": {"code_prompt_show": "The set-up"}}
-        cell["source"] = ELSEWHERE.sub(
+        cell["source"] = exercises.ELSEWHERE.sub(
             "Here hints and worked solutions stand folded below each exercise.", cell["source"]
         )
-        if not cell["source"].startswith(AUTHORS_NOTE):
+        if not cell["source"].startswith(exercises.AUTHORS_NOTE):
             page["cells"].append(cell)
     for name, cells in sections.items():
         first = next((i for i, cell in enumerate(cells) if _is_solution(cell)), len(cells))

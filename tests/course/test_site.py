@@ -192,7 +192,7 @@ def test_a_website_fetches_nothing_and_is_made_anew_where_something_changed(hous
             assert not re.search(r"""(?:src|href)=["']?(?:https?:)?//""", tag), f"{name} fetches {tag}"
     chapter = (front.parent / "notebooks" / "01_points.html").read_text()
     assert 'alt="a horse"' in chapter and 'class="turn"' in chapter and "The code of this cell" in chapter
-    assert "CC BY 4.0" in pages["index.html"] and "colab" not in chapter.lower()
+    assert ">CC BY 4.0</a>" in pages["index.html"] and "colab" not in chapter.lower()
     assert (front.parent / "_static" / "tex-svg.js").exists() and "double" in (
         front.parent / "searchindex.js"
     ).read_text()
@@ -208,3 +208,35 @@ def test_a_website_fetches_nothing_and_is_made_anew_where_something_changed(hous
     site.build()
     chapter = (front.parent / "notebooks" / "01_points.html").read_text()
     assert "colab.research.google.com/github/owner/course/blob/" in chapter
+
+
+def minutes(chapter: Path) -> tuple[int, int] | None:
+    """Minutes of reading and of exercises, from the tables of a chapter; None if it has no table by section."""
+    text = "\n".join("".join(cell["source"]) for cell in json.loads(chapter.read_text())["cells"])
+    table = re.search(r"^\| section (\|.*)\n.*\n\| minutes[^|]*(\|.*)$", text, re.M)
+    if not table:
+        return None
+    rows = [[entry.strip() for entry in row.strip("| ").split("|")] for row in table.groups()]
+    by_section = dict(zip(rows[0], map(int, rows[1]), strict=True))
+    listed = sum(map(int, re.findall(r"^\| \d+\.\d+ \|[^|]*\|[^|]*\| (\d+) \|$", text, re.M)))
+    exercises = by_section.pop("exercises", listed)
+    return sum(by_section.values()), exercises
+
+
+def test_the_syllabus_has_the_minutes_of_the_chapters():
+    syllabus = (ROOT / "docs" / "syllabus.md").read_text()
+    for chapter in notebooks.all_chapters():
+        row = re.search(rf"^\|[^|]*{chapter.name}[^|]*\|(.*)\|$", syllabus, re.M)
+        assert row, f"docs/syllabus.md has no row for {chapter.name}"
+        found = minutes(chapter)
+        shown = [entry.strip() for entry in row[1].split("|")]
+        if found:
+            assert shown == [*map(str, found), str(sum(found))], f"docs/syllabus.md, the row of {chapter.name}"
+
+
+def test_every_chapter_has_an_instructors_page():
+    pages = (ROOT / "docs" / "instructors.md").read_text()
+    parts = re.split(r"^## (\d+) · .*$", pages, flags=re.M)
+    assert list(map(int, parts[1::2])) == [int(path.stem[:2]) for path in notebooks.all_chapters()]
+    for part in parts[2::2]:
+        assert all(f"**{name}.**" in part for name in ("The one idea", "What students get wrong", "Ask", "Set", "Run"))

@@ -141,3 +141,17 @@ def test_chapters_without_exercises_are_named(monkeypatch, tmp_path):
         exercises.find_solutions(["1"])
     with pytest.raises(ValueError, match="there is no chapter '7'"):
         exercises.find_solutions(["7"])
+
+
+def test_nbgrader_gets_solutions_and_hidden_tests_but_no_explanations(solutions, tmp_path):
+    path = tmp_path / "04_rendering.ipynb"
+    solutions.cells[0].source += "\n\nThe worked solutions are in [here](there.ipynb). Begin."
+    solutions.cells.insert(1, new_markdown_cell("This copy holds the worked solutions. Do so."))
+    nbformat.write(solutions, path)
+    written = exercises.write_for_grading(path, tmp_path / "grading")
+    assert written == tmp_path / "grading" / "source" / "04_rendering" / "04_rendering.ipynb"
+    cells = nbformat.read(written, as_version=4).cells
+    texts = [cell.source for cell in cells]
+    assert texts[0] == "# 4 · Exercises\n\n Begin." and FUNCTION in texts and CHECK in texts
+    assert not {"Because.", VALUES, TURN.source} & set(texts) and "This copy" not in "".join(texts)
+    assert not any(cell.get("outputs") or cell.get("execution_count") for cell in cells)
