@@ -62,7 +62,7 @@ def foreground_barrier(masks: Float[Tensor, "B H W"], steepness: float = 25.0) -
 
 
 def _depth_inside(masks: Tensor) -> Tensor:
-    """Distance of each pixel's centre to the nearest one of the background, 0 there; all inside counts as far inside."""
+    """Distance of each pixel's centre to the nearest one of the background; far inside, if there is none."""
     full = (masks > 0.5).flatten(1).all(1)[:, None, None]
     return torch.where(full, 1.0, foreground_distance(torch.where(full, 1.0, 1 - masks)))
 

@@ -35,7 +35,7 @@ def visible_distance(
 ) -> Float[Tensor, ""]:
     """Mean distance of the visible points; the hidden ones do not count. 0 if none is visible.
 
-    Not squared: in doubt between two places its minimum is one of them, where a squared distance's is halfway between.
+    Not squared: in doubt between two places its minimum is the likelier one, a squared distance's is in between.
     """
     check_tensor("pred", pred, "B K 2")
     check_tensor("target", target, f"{len(pred)} {pred.shape[1]} 2")

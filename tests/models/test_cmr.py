@@ -416,6 +416,18 @@ def test_smoothing_changes_the_steps_not_the_start_and_no_vertex_crosses_the_pla
     assert steps[0] <= 2 and steps[1] > 10
 
 
+def test_only_visible_points_count_and_doubt_is_answered_by_the_likelier_place():
+    target, visible = torch.zeros(2, 3, 2), torch.tensor([[True, True, False], [False, True, False]])
+    pred = torch.zeros(2, 3, 2)
+    pred[0, 0, 0], pred[1, 1, 1], pred[1, 2] = 3.0, 6.0, 100.0
+    assert visible_distance(pred, target, visible).item() == pytest.approx(3.0)
+    assert visible_distance(pred, target, visible & False).item() == 0
+    truths = torch.tensor([[[0.0, 0.0]], [[0.0, 0.0]], [[1.0, 0.0]]])  # two to one
+    answers = [torch.tensor([x, 0.0]).expand(3, 1, 2) for x in (0.0, 1 / 3, 1.0)]
+    likelier, mean, other = (visible_distance(a, truths, torch.ones(3, 1, dtype=torch.bool)).item() for a in answers)
+    assert likelier < mean < other
+
+
 def test_the_flow_is_told_where_visible_vertices_are():
     model, generator = make_model(), torch.Generator().manual_seed(0)
     projected = make_camera(2, generator).project(model.mean_shape.expand(2, -1, -1))
