@@ -7,7 +7,7 @@ import torch
 
 pytestmark = pytest.mark.slow
 
-FEW = {"train_images": 16, "test_images": 10, "camera_steps": 1, "steps": 1, "batch": 2}
+FEW = {"train_images": 16, "test_images": 8, "camera_steps": 1, "steps": 1, "batch": 2}
 
 
 def test_four_steps_of_the_full_path(full_profile, tmp_path):
