@@ -71,7 +71,7 @@ def find_troubles() -> Iterator[str]:
     """Find what would make a page untrue or a link useless, and name each in a line, with its remedy."""
     for path in [*notebooks.all_chapters(), *exercises.find_solutions()]:
         cells = _read(path)["cells"]
-        remedy = f"course {'exercises' if path.parent.name == 'solutions' else 'store'} {path.stem[:2]}"
+        remedy = f"course {'exercises' if path.parent.name == 'solutions' else 'store'} {notebooks.number_of(path)}"
         for i, cell in enumerate(cells):
             if cell["cell_type"] == "code" and cell["source"].strip() and cell["execution_count"] is None:
                 yield f"{_name(path)} was never executed, cell {i} for one; run `{remedy}`"
@@ -95,7 +95,7 @@ def _unsolved_exercises() -> Iterator[str]:
     for chapter in notebooks.all_chapters():
         path = chapter.parent / "solutions" / chapter.name
         solved = _sections(_read(path))[1] if path.exists() else {}
-        checked = re.findall(r'^check\("([\d.A-Z]+)"', "\n".join(c["source"] for c in _read(chapter)["cells"]), re.M)
+        checked = re.findall(r'^check\("([\w.]+)"', "\n".join(c["source"] for c in _read(chapter)["cells"]), re.M)
         for name in dict.fromkeys([*checked, *solved]):
             if not any(map(_is_solution, solved.get(name, []))):
                 yield f"exercise {name} has no worked solution; write one in {_name(path)}, below its heading"
@@ -209,7 +209,7 @@ def _without_markers(source: str) -> str:
 def _hints(solutions: Path) -> dict[str, tuple[str, ...]]:
     from lib.exercises.engine import of_chapter
 
-    return {exercise.name: exercise.hints for exercise in of_chapter(int(solutions.stem.split("_")[0]))}
+    return {exercise.name: exercise.hints for exercise in of_chapter(notebooks.number_of(solutions))}
 
 
 def _sections(notebook: dict) -> tuple[list[dict], dict[str, list[dict]]]:

@@ -109,7 +109,7 @@ def test_all_exercises_and_all_notebooks_belong_together():
 
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
 def test_the_students_copy_is_what_the_generator_gives(path):
-    assert exercises.is_current(path), f"run `course exercises {path.stem[:2]}`"
+    assert exercises.is_current(path), f"run `course exercises {notebooks.number_of(path)}`"
 
 
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
@@ -155,7 +155,7 @@ def test_the_chapter_has_its_tasks_and_leads_to_its_exercises(path):
     prose = "\n\n".join(cell.source for cell in chapter.cells if cell.cell_type == "markdown")
     if not any("from lib.exercises import" in source for source in code):
         pytest.skip(f"{path.stem} does not use its exercises yet")
-    for exercise in of_chapter(int(path.stem.split("_")[0])):
+    for exercise in of_chapter(notebooks.number_of(path)):
         if exercise.name.split(".")[1].isdigit():
             assert f"| {exercise.name} | {exercise.title} | {exercise.kind} | {exercise.minutes} |" in prose
             continue
