@@ -188,7 +188,7 @@ def prepare(notebook: dict, name: str, static: str) -> tuple[dict, dict[str, byt
             png = files[f"{figure}.png"] = base64.b64decode("".join(data.pop("image/png")))
             width, height = struct.unpack(">II", png[16:24])
             alt = html.escape(output["metadata"].get("image/png", {}).get("alt", ""))
-            shown = f'<img alt="{alt}" src="{static}{figure}.png" width="{width}" height="{height}" loading="lazy">'
+            shown = f'<img alt="{alt}" src="{static}{figure}.png" width="{width}" height="{height}">'
             if PLOTLY in data:
                 script = f"(window.courseFigures ??= {{}})['{figure}'] = {json.dumps(data.pop(PLOTLY))}\n"
                 files[f"{figure}.js"] = script.encode()
