@@ -51,7 +51,7 @@ def set_up(path):
 
 def answer(name, change=lambda source: source):
     """The answer of the worked solution, or of what `change` makes of its cells; after the set-up and nothing else."""
-    path = solutions_of(int(name.split(".")[0]))
+    path = solutions_of(name.split(".")[0])
     cells = [nbformat.from_dict(cell) for cell in exercises.sections(read(path))[1][name]]
     for cell in cells:
         cell.source = change(cell.source)
@@ -93,7 +93,7 @@ def test_every_wrong_answer_fails_by_what_it_says_not_by_an_accident(exercise):
 
 
 def test_it_says_how_long_it_takes_and_has_hints(exercise):
-    path = solutions_of(int(exercise.name.split(".")[0]))
+    path = solutions_of(exercise.name.split(".")[0])
     statement = exercises.sections(read(path))[1][exercise.name][0].source
     level = "##" if exercise.name.split(".")[1].isdigit() else "###"
     minutes = f"{exercise.minutes} minute{'s' * (exercise.minutes > 1)}"
