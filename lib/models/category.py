@@ -150,6 +150,22 @@ class CategoryNetwork(nn.Module):
         at = sphere_coordinates(self.sphere).expand(len(texture), 1, -1, -1)
         return sample_image(texture, at)[:, :, 0].mT
 
+    def pointing_loss(
+        self, flow: Float[Tensor, "B S 2*S 2"], projected: Float[Tensor, "B V 3"], mask: Float[Tensor, "B H W"]
+    ) -> Float[Tensor, ""]:
+        """Mean distance between where the flow points for a visible vertex, and where the vertex is seen.
+
+        projected: the vertices in the picture; no gradient reaches them. Only what lies on the mask counts, so that no
+        colour is picked from the background. The texture loss alone has a gradient of about a pixel's width.
+        """
+        projected = projected.detach()
+        seen = projected[..., :2]
+        at = sphere_coordinates(self.sphere).expand(len(flow), 1, -1, -1)
+        gap = (sample_image(flow.permute(0, 3, 1, 2), at)[:, :, 0].mT - seen).norm(dim=-1)
+        on_mask = sample_image(mask[:, None], seen[:, None])[:, 0, 0]
+        counted = on_mask * rendering.visible_vertices(projected, self.faces, mask.shape[-1])
+        return (counted * gap).sum() / counted.sum().clamp(min=1)
+
     def texture_loss(
         self,
         batch: dict[str, Tensor],

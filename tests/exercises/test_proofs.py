@@ -35,7 +35,7 @@ def read(path):
 
 @cache
 def solutions_of(chapter):
-    return next(path for path in PATHS if path.stem.startswith(f"{chapter:02}_"))
+    return next(path for path in PATHS if notebooks.number_of(path) == chapter)
 
 
 @cache
