@@ -90,9 +90,8 @@ def predict(chapter: str, path: str | Path, out: str | Path = ".") -> tuple[list
 
 
 def _name(chapter: str) -> str:
-    number = str(chapter).split("_")[0].zfill(2)
     for name in NETWORKS:
-        if name == chapter or (number == name[:2] and str(chapter).isdigit()):
+        if str(chapter).lstrip("0") in (name.lstrip("0"), name.split("_")[0].lstrip("0")):
             return name
     there = ", ".join(NETWORKS)
     raise ValueError(f"no weights ship for chapter {chapter!r}; there are {there}; train others with `course run`")

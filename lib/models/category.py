@@ -100,7 +100,14 @@ class CategoryNetwork(nn.Module):
         with torch.autocast(images.device.type, enabled=False):
             keypoints = code.new_zeros(len(code), 0, 2) if scores is None else soft_argmax(scores)
             camera = self.camera(torch.cat([code, keypoints.flatten(1)], 1))
-            return Prediction(*self.shape(code), camera, self.flow(code), keypoints)
+            seen = self.seen_by_shape(code, keypoints, camera)
+            return Prediction(*self.shape(seen), camera, self.flow(code), keypoints)
+
+    def seen_by_shape(
+        self, code: Float[Tensor, "B F"], keypoints: Float[Tensor, "B K 2"], camera: Float[Tensor, "B 7"]
+    ) -> Float[Tensor, "B G"]:
+        """Return what the head of the shape reads: here the code alone."""
+        return code
 
     def camera(self, code: Float[Tensor, "B F"]) -> Float[Tensor, "B 7"]:
         """Return the camera, the best of several: scale (positive), shift, unit quaternion (`WeakPerspective`)."""
