@@ -19,7 +19,7 @@ generator = torch.Generator().manual_seed(0)
 
 @pytest.fixture(scope="module")
 def truth():
-    return faces.make_faces(6, seed=5, image_size=96, canonical=True, cache=False)
+    return faces.make_faces(6, seed=5, image_size=96, canonical=True, symmetric=True, cache=False)
 
 
 def smooth_depth(batch=2, size=12, dtype=torch.float64):
