@@ -237,8 +237,9 @@ def own_relief(
     """What depth maps know of each object besides the mean of all: correlation with the truth, and relative size.
 
     On the pixels of the mask each map's own mean is subtracted, because a picture does not tell the distance; then the
-    mean of all N maps. Pearson's correlation of what remains, over pixels and objects, is the first number. Size: the rest's standard deviation as a share of the true one's. One map for
-    everybody has 0 and 0; the truth has 1 and 1; the truth of other people has 0 and 1.
+    mean of all N maps. Pearson's correlation of what remains, over pixels and objects, is the first number. Size: the
+    rest's standard deviation as a share of the true one's. One map for everybody has 0 and 0; the truth has 1 and 1;
+    the truth of other people has 0 and 1.
 
     Raises ValueError for shapes that differ, an empty mask, fewer than two maps, or truths that are all alike.
     """

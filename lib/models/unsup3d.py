@@ -164,8 +164,8 @@ def render(
 class Objective:
     """Choices and weights of the objective `PhotoGeometricAutoencoder.loss`.
 
-    flip_weight: w, the weight of the mirrored explanation; at 0 there is no mirror, and nothing is rendered twice. flip_depth, flip_albedo, lit, confidence: False for the
-        paper's ablations.
+    flip_weight: w, the weight of the mirrored explanation; at 0 there is no mirror, and nothing is rendered twice.
+    flip_depth, flip_albedo, lit, confidence: False for the paper's ablations.
     smoothness, curvature, likeness, level: weights of four aids, 0 in the paper. The first two ask for a smooth relief,
         in units of RANGE; likeness for faces near their average (the mean square of `Factors.difference`); level for
         faces that look neither up nor down on average (the square of the batch's mean pitch).
@@ -265,7 +265,9 @@ class PhotoGeometricAutoencoder(nn.Module):
             albedo = without_tilt(albedo)
         spread = F.softplus(self.confidence(x)) + self.least_sigma
         light, view = (self.light_gain * self.light(x)).tanh(), (self.view_gain * self.view(x)).tanh()
-        reach = constant(view, *map(math.radians, self.max_turns), *[self.max_shift] * 2, 0.0)  # no shift in depth: size explains it
+        reach = constant(
+            view, *map(math.radians, self.max_turns), *[self.max_shift] * 2, 0.0
+        )  # no shift in depth: size explains it
         return Factors(
             depth=to_depth(difference + (0 if self.frozen_depth else self.average_depth), self.prior),
             albedo=(albedo + self.average_albedo).tanh() / 2 + 0.5,
@@ -385,8 +387,8 @@ def degeneracies(factors: Factors, rendering: Rendering) -> dict[str, bool]:
     "steep depth": more than a twentieth of the middle slopes by over 60 degrees (a relief much too deep, or torn).
     "everything in albedo": the shading hardly varies over a face, or the albedo is not mirror-symmetric: the light is
         painted onto the face.
-    "no nose": on average the ridge of the nose stands less than a twentieth of the depth range before the cheeks beside
-        it. A smooth bulge, such as the prior, has a fiftieth; the drawn faces have 0.13.
+    "no nose": on average the ridge of the nose stands less than a 25th of the depth range before the cheeks beside it.
+        A smooth bulge, such as the prior, has a fiftieth; the drawn faces have a ninth.
     "one face for everybody": the depths of different people differ by less than a twelfth of a face's relief. (Whether
         the differences are right, only the truth can tell: `metrics.own_relief`.)
     "view collapse": the yaws vary by less than 8 degrees or the pitches by less than 4 (standard deviations), or less
@@ -403,26 +405,32 @@ def degeneracies(factors: Factors, rendering: Rendering) -> dict[str, bool]:
     edge = border(size)
     sides = factors.depth[:, size // 4 : -(size // 4), [edge, -edge - 1]].mean()
     relief = depth.flatten(1).std(1).mean()
-    ridge, beside = nose_and_cheeks(factors.depth)
     painted = (albedo - albedo.flip(-1)).abs().mean() > 0.035
     pitch, yaw = torch.rad2deg(factors.view[:, :2].std(0))
     return {
         "flat depth": bool(relief < RANGE / 50),
         "inverted depth": bool(depth.mean() > sides or nose > cheeks),
-        "lopsided depth": bool((depth - depth.flip(-1)).abs().mean() > 0.35 * relief),
+        "lopsided depth": bool(lopsidedness(factors.depth) > 0.35),
         "steep depth": bool((centre(rendering.normals)[:, 2] > -0.5).float().mean() > 0.05),
         "everything in albedo": bool(painted or centre(rendering.shading).flatten(1).std(1).mean() < 0.02),
-        "no nose": bool(beside - ridge < RANGE / 20),
+        "no nose": bool(nose_height(factors.depth) < RANGE / 25),
         "one face for everybody": bool((depth - depth.mean((1, 2), keepdim=True)).std(0).mean() < relief / 12),
         "view collapse": bool(yaw < 8 or pitch < 4 or rendering.mask.mean() < 0.5),
     }
 
 
-def nose_and_cheeks(depth: Float[Tensor, "B H W"]) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-    """Mean depths of the ridge of the nose, and of the cheeks beside it, in the rows below the middle of the picture."""
-    y, x = pixel_centers(*depth.shape[1:], depth.device)[..., [1, 0]].unbind(-1)
+def nose_height(depth: Float[Tensor, "B H W"]) -> Float[Tensor, ""]:
+    """How far the ridge of the nose stands before the cheeks beside it, below the middle of the picture, on average."""
+    x, y = pixel_centers(*depth.shape[1:], depth.device).unbind(-1)
     rows = (y > 0.05) & (y < 0.4)
-    return depth[:, rows & (x.abs() < 0.1)].mean(), depth[:, rows & (x.abs() > 0.25) & (x.abs() < 0.4)].mean()
+    cheeks = rows & (x.abs() > 0.25) & (x.abs() < 0.4)
+    return depth[:, cheeks].mean() - depth[:, rows & (x.abs() < 0.1)].mean()
+
+
+def lopsidedness(depth: Float[Tensor, "B H W"]) -> Float[Tensor, ""]:
+    """Compute the mean difference of the depth's middle from its mirror image, as a share of its relief."""
+    depth = centre(depth)
+    return (depth - depth.flip(-1)).abs().mean() / depth.flatten(1).std(1).mean()
 
 
 def centre(maps: Float[Tensor, "... H W"]) -> Float[Tensor, "... H/2 W/2"]:

@@ -33,6 +33,7 @@ def test_a_few_steps_of_the_full_path(full_profile, tmp_path):
         "features",
         "ours",
         "control",
+        "no mirror",
         "supervised",
         "real",
     }

@@ -2,9 +2,10 @@
 
 A head is a star-shaped implicit surface: in every direction from its centre there is one radius, the radius of an
 ellipsoid times (1 + bumps) for nose, brows, sockets, cheeks, lips and chin. A picture is made by marching a ray through
-every pixel until it meets that surface. People differ: one has twice another's nose, brow or chin. The relief is exactly
-symmetric; the colours are only *probably* so, for many wear a fringe to one side, a birthmark or an eye patch. No mesh, no depth map and no rasteriser takes part. So a model that fits these
-pictures with a warped depth map is never tested on data made by its own methods.
+every pixel until it meets that surface. People differ: one has four times another's nose or chin. The relief is exactly
+symmetric; the colours are only *probably* so, for many wear a fringe to one side, a birthmark or an eye patch. No mesh,
+no depth map and no rasteriser takes part. So a model that fits these pictures with a warped depth map is never tested
+on data made by its own methods.
 
 Frames are those of `lib.geometry.turntable`. In the canonical view the face looks at the camera, along −z, and its
 mirror plane is x = 0. The view turns it about the point c = (0, 0, 1), then shifts it. A picture is 0.175 units wide
