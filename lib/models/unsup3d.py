@@ -207,6 +207,8 @@ class PhotoGeometricAutoencoder(nn.Module):
     least_sigma: lower limit of sigma at every pixel, so that smooth skin does not outweigh the eyes.
     view_gain, light_gain: factors before the tanh of these two networks, which then learn faster.
     frozen_depth: the depth is the prior and nothing else; not an aid but a control.
+    shared: without the networks of depth and confidence. Everybody has the average depth, and sigma is `least_sigma`
+        everywhere. This is how the course ships its weights, in half the space.
     """
 
     def __init__(
@@ -225,6 +227,7 @@ class PhotoGeometricAutoencoder(nn.Module):
         view_gain: float = 1.0,
         light_gain: float = 1.0,
         frozen_depth: bool = False,
+        shared: bool = False,
     ) -> None:
         super().__init__()
         if image_size < 16 or image_size & (image_size - 1):
@@ -237,6 +240,8 @@ class PhotoGeometricAutoencoder(nn.Module):
         self.max_turns = tuple(max_turns)
         self.view_gain, self.light_gain, self.frozen_depth = view_gain, light_gain, frozen_depth
         self.level_albedo = level_albedo
+        if shared and not average:
+            raise ValueError("shared needs average=True: the average is all that is left of the depth")
 
         def maps(out: int) -> nn.Sequential:
             below = halving_encoder(image_size, channels, code, norm=True)
@@ -248,7 +253,7 @@ class PhotoGeometricAutoencoder(nn.Module):
             nn.init.zeros_(last.bias)
             return nn.Sequential(halving_encoder(image_size, channels, code, norm=False), last, nn.Flatten())
 
-        self.depth, self.albedo, self.confidence = maps(1), maps(3), maps(4)
+        self.depth, self.albedo, self.confidence = None if shared else maps(1), maps(3), None if shared else maps(4)
         self.light, self.view = numbers(4), numbers(6)
         self.average_depth = nn.Parameter(torch.zeros(image_size, image_size), requires_grad=average)
         self.average_albedo = nn.Parameter(torch.zeros(3, image_size, image_size), requires_grad=average)
@@ -257,13 +262,15 @@ class PhotoGeometricAutoencoder(nn.Module):
     def forward(self, images: Float[Tensor, "B 3 S S"]) -> Factors:
         check_tensor("images", images, f"B 3 {self.image_size} {self.image_size}")
         x = 2 * images - 1
-        difference = torch.zeros_like(images[:, 0]) if self.frozen_depth else self.depth(x)[:, 0]
+        alike = self.frozen_depth or self.depth is None
+        difference = torch.zeros_like(images[:, 0]) if alike else self.depth(x)[:, 0]
         albedo = self.albedo(x)
         if self.average_depth.requires_grad:
             difference = without_tilt(difference - difference.mean((1, 2), keepdim=True))
         if self.level_albedo:
             albedo = without_tilt(albedo)
-        spread = F.softplus(self.confidence(x)) + self.least_sigma
+        spread = torch.zeros_like(images[:, :1]).expand(-1, 4, -1, -1)
+        spread = (spread if self.confidence is None else F.softplus(self.confidence(x))) + self.least_sigma
         light, view = (self.light_gain * self.light(x)).tanh(), (self.view_gain * self.view(x)).tanh()
         reach = constant(
             view, *map(math.radians, self.max_turns), *[self.max_shift] * 2, 0.0
@@ -387,8 +394,8 @@ def degeneracies(factors: Factors, rendering: Rendering) -> dict[str, bool]:
     "steep depth": more than a twentieth of the middle slopes by over 60 degrees (a relief much too deep, or torn).
     "everything in albedo": the shading hardly varies over a face, or the albedo is not mirror-symmetric: the light is
         painted onto the face.
-    "no nose": on average the ridge of the nose stands less than a 25th of the depth range before the cheeks beside it.
-        A smooth bulge, such as the prior, has a fiftieth; the drawn faces have a ninth.
+    "no nose": on average the ridge of the nose stands less than 0.015 of the depth range before its flanks (the drawn
+        faces have 0.07, a smooth bulge has 0.004 to 0.01).
     "one face for everybody": the depths of different people differ by less than a twelfth of a face's relief. (Whether
         the differences are right, only the truth can tell: `metrics.own_relief`.)
     "view collapse": the yaws vary by less than 8 degrees or the pitches by less than 4 (standard deviations), or less
@@ -413,18 +420,22 @@ def degeneracies(factors: Factors, rendering: Rendering) -> dict[str, bool]:
         "lopsided depth": bool(lopsidedness(factors.depth) > 0.35),
         "steep depth": bool((centre(rendering.normals)[:, 2] > -0.5).float().mean() > 0.05),
         "everything in albedo": bool(painted or centre(rendering.shading).flatten(1).std(1).mean() < 0.02),
-        "no nose": bool(nose_height(factors.depth) < RANGE / 25),
+        "no nose": bool(nose_height(factors.depth) < 0.015 * RANGE),
         "one face for everybody": bool((depth - depth.mean((1, 2), keepdim=True)).std(0).mean() < relief / 12),
         "view collapse": bool(yaw < 8 or pitch < 4 or rendering.mask.mean() < 0.5),
     }
 
 
 def nose_height(depth: Float[Tensor, "B H W"]) -> Float[Tensor, ""]:
-    """How far the ridge of the nose stands before the cheeks beside it, below the middle of the picture, on average."""
+    """How far the ridge of the nose stands before its flanks, below the middle of the picture, on average.
+
+    The flanks are near (a tenth of the picture's width on each side), so that a smooth bulge of the whole face does not
+    count: the drawn faces have 0.07 of RANGE, the half-ellipsoid of the prior 0.004.
+    """
     x, y = pixel_centers(*depth.shape[1:], depth.device).unbind(-1)
     rows = (y > 0.05) & (y < 0.4)
-    cheeks = rows & (x.abs() > 0.25) & (x.abs() < 0.4)
-    return depth[:, cheeks].mean() - depth[:, rows & (x.abs() < 0.1)].mean()
+    flanks = rows & (x.abs() > 0.1) & (x.abs() < 0.2)
+    return depth[:, flanks].mean() - depth[:, rows & (x.abs() < 0.1)].mean()
 
 
 def lopsidedness(depth: Float[Tensor, "B H W"]) -> Float[Tensor, ""]:

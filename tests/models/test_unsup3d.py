@@ -349,3 +349,20 @@ def test_the_aids_of_view_and_light(truth):
         for weight in (0.0, 3.0)
     ]
     torch.testing.assert_close(terms[1] - terms[0], 3 * (truth.light[:, 3].mean() + 0.15).square())
+
+
+def test_a_shared_model_is_the_whole_one_without_differences():
+    whole = small_model(prior=0.5, average=True)
+    shared = small_model(prior=0.5, average=True, shared=True)
+    torch.nn.init.normal_(whole.average_depth)
+    state = {k: v for k, v in whole.state_dict().items() if not k.startswith(("depth.", "confidence."))}
+    shared.load_state_dict(state)
+    images = torch.rand(2, 3, 16, 16, generator=generator)
+    factors, expected = shared(images), whole(images)
+    for name in ("albedo", "light", "view"):
+        torch.testing.assert_close(getattr(factors, name), getattr(expected, name))
+    torch.testing.assert_close(factors.depth[0], unsup3d.to_depth(whole.average_depth[None], whole.prior)[0])
+    assert torch.equal(factors.depth[0], factors.depth[1]) and (factors.sigma == shared.least_sigma).all()
+    assert factors.sigma.shape == expected.sigma.shape and factors.sigma_features.shape == expected.sigma_features.shape
+    with pytest.raises(ValueError, match="shared needs average=True"):
+        small_model(shared=True)
