@@ -43,7 +43,7 @@ site: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt $(ANEW)
 	@$(if $(ANEW),$(MAKE_ENVIRONMENT))
-	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[test,site]'
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[lab,test,site]'
 	@printf %s '$(CURDIR)' > $(STAMP)
 
 define MAKE_ENVIRONMENT

@@ -20,9 +20,10 @@ from lib.files import write_atomically
 from lib.geometry.cameras import WeakPerspective
 from lib.geometry.depth_maps import depth_mesh
 from lib.geometry.image_plane import sample_image
-from lib.geometry.mesh import Mesh, icosphere, save_mesh
+from lib.geometry.mesh import Mesh, icosphere, mirror_permutation, save_mesh
 from lib.geometry.turntable import FOCAL, PIVOT
 from lib.models.articulated import Articulated
+from lib.models.cmr import CMR
 from lib.models.keypointnet import KeypointNet, OrientationNet
 from lib.models.to_the_point import ToThePoint
 from lib.models.unsup3d import BORDER_DEPTH, PhotoGeometricAutoencoder
@@ -92,12 +93,25 @@ def predict(chapter: str, path: str | Path, out: str | Path = ".") -> tuple[list
 
 
 def _name(chapter: str) -> str:
-    number = str(chapter).split("_")[0].zfill(2)
     for name in NETWORKS:
-        if name == chapter or (number == name[:2] and str(chapter).isdigit()):
+        if str(chapter).lstrip("0") in (name.lstrip("0"), name.split("_")[0].lstrip("0")):
             return name
     there = ", ".join(NETWORKS)
     raise ValueError(f"no weights ship for chapter {chapter!r}; there are {there}; train others with `course run`")
+
+
+def _category_meshes() -> CMR:
+    ball, sides = icosphere(3), creatures.keypoint_permutation("quadruped")
+    options = {"image_size": SIZE, "width": 16, "map_channels": 64, "texture_size": 32, "texture_width": 16}
+    options |= {"symmetric_offsets": False, "smoothing": 5.0, "heat_maps": len(sides)}
+    return CMR(ball.verts, ball.faces, ball.verts, mirror_permutation(ball.verts), sides, **options)
+
+
+def _from_category_meshes(model: CMR, images: Tensor) -> Reconstruction:
+    found = model(images)
+    colors = model.vertex_colors(sample_image(images, found.flow))[0]
+    camera = WeakPerspective.from_vector(found.camera)
+    return Reconstruction(Mesh(found.verts[0], model.faces, colors=colors.clamp(0, 1)), camera)
 
 
 def _motion() -> Articulated:
@@ -162,6 +176,7 @@ def _from_keypoints(model: nn.ModuleDict, images: Tensor) -> Reconstruction:
 
 # Chapters: the network, how a picture becomes a shape with it, and a line about the shape.
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], Callable[..., Reconstruction], str]] = {
+    "05_category_meshes": (_category_meshes, _from_category_meshes, "It sees every picture as a horse."),
     "07_motion": (_motion, _from_motion, "It sees every picture as a horse."),
     "08_correspondences": (_correspondences, _from_correspondences, "It sees every picture as a horse."),
     "09_symmetry": (

@@ -40,6 +40,7 @@ def mesh_viewer(
     cmap: str = "viridis",
     limits: tuple[float, float] | None = None,
     points: Float[Tensor, "N 3"] | None = None,
+    point_colors: Float[Tensor, "N 3"] | None = None,
     labels: Sequence[str] | None = None,
     azimuth: float = 30.0,
     elevation: float = 15.0,
@@ -50,8 +51,9 @@ def mesh_viewer(
     """Show a mesh that the reader can turn, world y up.
 
     verts: (V, 3), or (T, V, 3) for T steps under a slider, which starts at the last.
-    colors (V, 3) in [0, 1], or values (V,) painted with `cmap` between `limits`; `points` adds dots. `labels`
-    name the T steps. `azimuth` and `elevation`, in degrees, are the first view, as in `plots.shaded_mesh`.
+    colors (V, 3) in [0, 1], or values (V,) painted with `cmap` between `limits`; `points` adds dots,
+    with `point_colors` (N, 3) in [0, 1] of their own. `labels` name the T steps. `azimuth` and `elevation`, in
+    degrees, are the first view, as in `plots.shaded_mesh`.
     `alt` is shown if the view cannot be drawn; `caption` stands below it.
 
     Raises ValueError for shapes that do not fit or non-finite vertices.
@@ -79,7 +81,11 @@ def mesh_viewer(
     traces = [go.Mesh3d(**_coordinates(steps[-1]), **corners, **paint, **shading)]
     if points is not None:
         check_tensor("points", points, "N 3", finite=True)
-        dots = {"size": 5, "color": plots.COLORS[3]}
+        hues = plots.COLORS[3]
+        if point_colors is not None:
+            check_tensor("point_colors", point_colors, f"{len(points)} 3", finite=True)
+            hues = _hex(point_colors)
+        dots = {"size": 5, "color": hues}
         traces.append(go.Scatter3d(**_coordinates(points), mode="markers", marker=dots, hoverinfo="skip"))
     frames = [go.Frame(data=[go.Mesh3d(**_coordinates(step))], traces=[0], name=str(i)) for i, step in enumerate(steps)]
 
@@ -91,7 +97,7 @@ def mesh_viewer(
         middle = (low + high) / 2
         scale = 1.05 * (steps[-1] - middle).norm(dim=-1).max()
         seen = (points.detach().cpu().float() - middle) @ plots.view_rotation(azimuth, elevation).T / scale
-        axis.scatter(*((seen[:, :2] + 1) / 2 * height - 0.5).T, s=25, color=plots.COLORS[3])
+        axis.scatter(*((seen[:, :2] + 1) / 2 * height - 0.5).T, s=25, color=hues)
     _show(traces, frames, labels, fig, azimuth, elevation, height, alt, caption)
 
 

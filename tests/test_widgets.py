@@ -84,6 +84,14 @@ def test_colours_values_and_points(shown):
     assert (painted[0]["cmin"], painted[0]["cmax"]) == (-2, 2)
 
 
+def test_points_have_colours_of_their_own(shown):
+    options = {"points": MESH.verts[:2]}
+    widgets.mesh_viewer(MESH.verts, MESH.faces, point_colors=torch.eye(3)[:2], **options)
+    assert shown[0][widgets.PLOTLY]["data"][1]["marker"]["color"] == ["#ff0000", "#00ff00"]
+    with pytest.raises(ValueError, match="point_colors"):
+        widgets.mesh_viewer(MESH.verts, MESH.faces, point_colors=torch.eye(3), **options)
+
+
 def test_clouds_by_name_one_of_them_moving(shown):
     widgets.point_viewer({"goal": MESH.verts, "fit": MOVING})
     figure = shown[0][widgets.PLOTLY]

@@ -28,7 +28,7 @@ YOUR_TURN = "## Your turn"
 # Words of a solutions notebook: where the solutions are, and a note for authors.
 ELSEWHERE = re.compile(r"The worked solutions are in \[[^\]]*\]\([^)]*\)\.")
 AUTHORS_NOTE = "This copy holds the worked solutions."
-HEADING = re.compile(r"^###? (?P<name>\d+\.(?:\d+|[A-Z])) · (?P<title>.+)$", re.M)
+HEADING = re.compile(r"^###? (?P<name>\d+[a-z]?\.(?:\d+|[A-Z])) · (?P<title>.+)$", re.M)
 
 
 def find_solutions(names: list[str] | None = None) -> list[Path]:
@@ -38,7 +38,7 @@ def find_solutions(names: list[str] | None = None) -> list[Path]:
     """
     folder = notebooks.NOTEBOOKS / "solutions"
     if not names:
-        return sorted(folder.glob("[0-9][0-9]_*.ipynb"))
+        return sorted(folder.glob("[0-9][0-9]*_*.ipynb"))
     chosen = [folder / chapter.name for chapter in notebooks.find_chapters(names)]
     for path in chosen:
         if not path.exists():
@@ -197,7 +197,7 @@ def write_for_grading(solutions: Path, folder: Path) -> Path:
     return path
 
 
-def table(chapter: int) -> str:
+def table(chapter: str) -> str:
     """Format the exercises at a chapter's end as a table in Markdown."""
     from lib.exercises.engine import of_chapter
 

@@ -305,8 +305,8 @@ def _words_too_many(cells: list[dict]) -> Finding:
 # --- rules about exercises ----------------------------------------------------------------------------------
 
 
-HEADING = re.compile(r"^###? (\d+\.(?:\d+|[A-Z])) · ", re.MULTILINE)
-CHECK = re.compile(r"""\bcheck\(\s*["'](\d+\.(?:\d+|[A-Z]))\b""")
+HEADING = re.compile(r"^###? (\d+[a-z]?\.(?:\d+|[A-Z])) · ", re.MULTILINE)
+CHECK = re.compile(r"""\bcheck\(\s*["'](\d+[a-z]?\.(?:\d+|[A-Z]))\b""")
 
 
 def _unchecked_exercises(chapter: str, cells: list[dict], solutions: list[dict]) -> Iterator[Place]:

@@ -25,11 +25,16 @@ KEPT_METADATA = ["tags", "jupyter", "nbgrader"]
 
 def all_chapters() -> list[Path]:
     """List the notebooks of the course, in order."""
-    return sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
+    return sorted(NOTEBOOKS.glob("[0-9][0-9]*_*.ipynb"))
+
+
+def number_of(path: Path) -> str:
+    """The number of a chapter as its title has it: "6" of 06_handles, "6b" of its second part."""
+    return path.stem.split("_")[0].lstrip("0")
 
 
 def find_chapters(names: list[str]) -> list[Path]:
-    """Find the notebooks of the chapters named "4", "04" or "04_rendering", in the course's order; by default all.
+    """Find the notebooks of the chapters named "4", "04", "6b" or "04_rendering", in order; by default all.
 
     Raises ValueError for a name that fits no chapter.
     """
@@ -37,8 +42,7 @@ def find_chapters(names: list[str]) -> list[Path]:
     chosen = set()
     for name in names:
         wanted = Path(name).name.removesuffix(".ipynb")
-        number = wanted.zfill(2)
-        fitting = [path for path in chapters if path.stem == wanted or path.stem.split("_")[0] == number]
+        fitting = [path for path in chapters if path.stem == wanted or number_of(path) == wanted.lstrip("0")]
         if not fitting:
             known = ", ".join(path.stem for path in chapters) or "none yet"
             raise ValueError(f"there is no chapter {name!r}; the chapters are {known}")

@@ -264,7 +264,7 @@ def _has_picture(cell) -> bool:
 
 def _link_chapters(text: str) -> str:
     """Turn links from chapter to chapter into links within the page."""
-    return re.sub(r'href="(\d\d_\w+)\.ipynb[^"]*"', r'href="#\1"', text)
+    return re.sub(r'href="(\d\d[a-z]?_\w+)\.ipynb[^"]*"', r'href="#\1"', text)
 
 
 def _without_scripts(notebook):

@@ -2,7 +2,8 @@
 
 docs/                the settings of Sphinx, pages written by hand, style and script
 build/site/source/   what Sphinx reads: those pages, and the notebooks as a browser can show them
-build/site/html/     the website; it can be copied to any server, or opened from the disk
+build/site/slides/   the slides of the chapters, as Sphinx reads them
+build/site/html/     the website, slides included; it can be copied to any server, or opened from the disk
 
 In JupyterLab figures turn and follow sliders. Here the stored picture is shown. A figure that can turn does so after a
 click; sliders are mentioned. The worked solutions become the page of a chapter's exercises: statement and stub, then
@@ -25,11 +26,19 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from lib.course import api_pages, exercises, notebooks
+from lib.course import api_pages, exercises, notebooks, slides
 from lib.display import PLOTLY, WIDGET
 
 # Pages that also stand in the repository, by their paths there.
 PAGES = ["notebooks/notation.md", "benchmarks/GPU.md", "data/README.md", "CONTRIBUTING.md", "CHANGELOG.md"]
+
+SLIDES = """# Slides
+
+A deck for each chapter, made from the same notebook: what each section says first, its equations, its figures, and its
+tasks as questions to the room. Right and left go from section to section, up and down go through one.
+Esc shows all slides.
+
+"""
 
 LINK = re.compile(r"(?<=\]\()(?!\w+:|#)([^)\s#]+)(?=(?:#[^)\s]*)?\))")
 FOLDED = re.compile(
@@ -44,24 +53,29 @@ def build(folder: Path | None = None) -> Path:
     Raises ValueError, in one line each, for a notebook that was never executed, a link that leads nowhere, an exercise
     without a worked solution, and whatever else Sphinx warns of.
     """
-    if importlib.util.find_spec("myst_nb") is None:
+    if any(importlib.util.find_spec(package) is None for package in ("myst_nb", "sphinx_revealjs")):
         raise ValueError("the website needs Sphinx and its parts; install them with `pip install -e '.[site]'`")
     folder = folder or notebooks.ROOT / "build" / "site"
     troubles = list(find_troubles())
     if troubles:
         raise ValueError("\n".join(troubles))
-    source = folder / "source"
-    _write_all(source, dict(make_sources()))
     # Sphinx leaves pages and pictures of before where they are.
     shutil.rmtree(folder / "html", ignore_errors=True)
-    command = [sys.executable, "-m", "sphinx", "--quiet", "--fail-on-warning", "--builder", "html"]
-    command += ["--conf-dir", notebooks.ROOT / "docs", "--doctree-dir", folder / "doctrees", source, folder / "html"]
+    _write_all(folder / "source", dict(make_sources()))
+    _write_all(folder / "slides", dict(make_slides()))
+    _sphinx("html", folder / "source", notebooks.ROOT / "docs", folder / "html")
+    _sphinx("revealjs", folder / "slides", notebooks.ROOT / "docs" / "slides", folder / "html" / "slides")
+    return folder / "html" / "index.html"
+
+
+def _sphinx(builder: str, source: Path, settings: Path, made: Path) -> None:
+    command = [sys.executable, "-m", "sphinx", "--quiet", "--fail-on-warning", "--builder", builder]
+    command += ["--conf-dir", settings, "--doctree-dir", source.parent / f"doctrees-{builder}", source, made]
     # Sphinx writes its warnings to stderr; colours would come between their words.
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=os.environ | {"NO_COLOR": "1"})
     if done.returncode:
         lines = [line for line in done.stderr.splitlines() if re.search("WARNING|ERROR|error", line)]
         raise ValueError("\n".join(lines or done.stderr.splitlines()[-1:]).replace(f"{source}{os.sep}", ""))
-    return folder / "html" / "index.html"
 
 
 # --- what must be in order before ---------------------------------------------------------------------------
@@ -71,7 +85,7 @@ def find_troubles() -> Iterator[str]:
     """Find what would make a page untrue or a link useless, and name each in a line, with its remedy."""
     for path in [*notebooks.all_chapters(), *exercises.find_solutions()]:
         cells = _read(path)["cells"]
-        remedy = f"course {'exercises' if path.parent.name == 'solutions' else 'store'} {path.stem[:2]}"
+        remedy = f"course {'exercises' if path.parent.name == 'solutions' else 'store'} {notebooks.number_of(path)}"
         for i, cell in enumerate(cells):
             if cell["cell_type"] == "code" and cell["source"].strip() and cell["execution_count"] is None:
                 yield f"{_name(path)} was never executed, cell {i} for one; run `{remedy}`"
@@ -95,7 +109,7 @@ def _unsolved_exercises() -> Iterator[str]:
     for chapter in notebooks.all_chapters():
         path = chapter.parent / "solutions" / chapter.name
         solved = _sections(_read(path))[1] if path.exists() else {}
-        checked = re.findall(r'^check\("([\d.A-Z]+)"', "\n".join(c["source"] for c in _read(chapter)["cells"]), re.M)
+        checked = re.findall(r'^check\("([\w.]+)"', "\n".join(c["source"] for c in _read(chapter)["cells"]), re.M)
         for name in dict.fromkeys([*checked, *solved]):
             if not any(map(_is_solution, solved.get(name, []))):
                 yield f"exercise {name} has no worked solution; write one in {_name(path)}, below its heading"
@@ -111,6 +125,7 @@ def make_sources() -> Iterator[tuple[str, bytes]]:
         # Pages of docs/ become the top of the website.
         text = path.read_text(encoding="utf-8").replace("](../", "](")
         yield path.name, _show_links(root, text).encode()
+    yield "slides.md", _slides_page().encode()
     for page in PAGES:
         yield page, _show_links((root / page).parent, (root / page).read_text(encoding="utf-8")).encode()
     for name, text in api_pages.make_pages(root / "lib"):
@@ -125,6 +140,25 @@ def make_sources() -> Iterator[tuple[str, bytes]]:
         yield from _page(f"notebooks/{path.name}", _read(path))
     for path in exercises.find_solutions():
         yield from _page(f"notebooks/exercises/{path.name}", exercise_page(_read(path), _hints(path)))
+
+
+def make_slides() -> Iterator[tuple[str, bytes]]:
+    """Make the decks that Sphinx reads: a page of Markdown for each chapter, and the list of them."""
+    paths = notebooks.all_chapters()
+    for path in paths:
+        deck = slides.make_deck(_read(path), f"notebooks-{path.stem}", "../_static/figures/")
+        yield f"{path.stem}.md", deck.encode()
+    listed = "\n".join(path.stem for path in paths)
+    yield "index.md", f"# Slides\n\n```{{toctree}}\n{listed}\n```\n".encode()
+
+
+def _slides_page() -> str:
+    """The page of the website that leads to the decks."""
+    lines = [
+        f'- <a href="slides/{path.stem}.html">{html.escape(notebooks.chapter_title(path))}</a>'
+        for path in notebooks.all_chapters()
+    ]
+    return SLIDES + "\n".join(lines) + "\n"
 
 
 def _page(path: str, notebook: dict) -> Iterator[tuple[str, bytes]]:
@@ -154,7 +188,7 @@ def prepare(notebook: dict, name: str, static: str) -> tuple[dict, dict[str, byt
             png = files[f"{figure}.png"] = base64.b64decode("".join(data.pop("image/png")))
             width, height = struct.unpack(">II", png[16:24])
             alt = html.escape(output["metadata"].get("image/png", {}).get("alt", ""))
-            shown = f'<img alt="{alt}" src="{static}{figure}.png" width="{width}" height="{height}" loading="lazy">'
+            shown = f'<img alt="{alt}" src="{static}{figure}.png" width="{width}" height="{height}">'
             if PLOTLY in data:
                 script = f"(window.courseFigures ??= {{}})['{figure}'] = {json.dumps(data.pop(PLOTLY))}\n"
                 files[f"{figure}.js"] = script.encode()
@@ -209,7 +243,7 @@ def _without_markers(source: str) -> str:
 def _hints(solutions: Path) -> dict[str, tuple[str, ...]]:
     from lib.exercises.engine import of_chapter
 
-    return {exercise.name: exercise.hints for exercise in of_chapter(int(solutions.stem.split("_")[0]))}
+    return {exercise.name: exercise.hints for exercise in of_chapter(notebooks.number_of(solutions))}
 
 
 def _sections(notebook: dict) -> tuple[list[dict], dict[str, list[dict]]]:

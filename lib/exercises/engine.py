@@ -149,19 +149,21 @@ def all_exercises() -> dict[str, Exercise]:
     return {name: found[name] for name in sorted(found, key=_order)}
 
 
-def of_chapter(number: int) -> list[Exercise]:
-    """Collect the exercises of one chapter: first the short tasks inside it, then those at its end."""
+def of_chapter(number: str) -> list[Exercise]:
+    """Collect the exercises of one chapter, "4" or "6b": first the short tasks inside it, then those at its end."""
     return [exercise for exercise in all_exercises().values() if _chapter(exercise.name) == number]
 
 
-def _chapter(name: str) -> int:
-    return int(name.split(".")[0])
+def _chapter(name: str) -> str:
+    return name.split(".")[0]
 
 
-def _order(name: str) -> tuple[int, bool, int, str]:
-    """Key for sorting names: 4.A, 4.B, 4.1, 4.2, 4.10, 5.A …"""
+def _order(name: str) -> tuple[str, bool, int, str]:
+    """Key for sorting names: 4.A, 4.B, 4.1, 4.2, 4.10, 5.A, 6.1, 6b.1, 10.1 …"""
     rest = name.split(".")[1]
-    return _chapter(name), rest.isdigit(), int(rest) if rest.isdigit() else 0, rest
+    number = _chapter(name)
+    padded = number.zfill(3 if number[-1].isalpha() else 2)
+    return padded, rest.isdigit(), int(rest) if rest.isdigit() else 0, rest
 
 
 def _find(name: str) -> Exercise | None:

@@ -49,6 +49,24 @@ def foreground_distance(masks: Float[Tensor, "B H W"]) -> Float[Tensor, "B H W"]
     return torch.stack(maps).to(masks)
 
 
+def foreground_barrier(masks: Float[Tensor, "B H W"], steepness: float = 25.0) -> Float[Tensor, "B H W"]:
+    """A step with a slope at the object's outline: near 0 inside, a half at the outline, near 1 outside.
+
+    It is the sigmoid of `steepness` times the signed distance from the outline, in image-plane units. Unlike
+    `foreground_distance` it slopes inside, too, and so drives points away from the outline.
+
+    Not differentiable. Raises ValueError for an empty mask. Source: the release of Kanazawa et al., ECCV 2018.
+    """
+    inside = foreground_distance(masks)
+    return torch.sigmoid(steepness * (inside - _depth_inside(masks)))
+
+
+def _depth_inside(masks: Tensor) -> Tensor:
+    """Distance of each pixel's centre to the nearest one of the background; far inside, if there is none."""
+    full = (masks > 0.5).flatten(1).all(1)[:, None, None]
+    return torch.where(full, 1.0, foreground_distance(torch.where(full, 1.0, 1 - masks)))
+
+
 def boundary_points(masks: Float[Tensor, "B H W"]) -> tuple[Float[Tensor, "B M 2"], Int[Tensor, "B"]]:
     """List the centres (x, y) of the object's pixels that have a side in common with the background or the border.
 

@@ -76,6 +76,21 @@ def uniform_laplacian(faces: Int[Tensor, "F 3"], num_verts: int, normalized: boo
     return _sparse(laplacian.indices(), laplacian.values() / degree[rows], num_verts)
 
 
+def smoothing_matrix(faces: Int[Tensor, "F 3"], num_verts: int, strength: float) -> Float[Tensor, "V V"]:
+    """The dense matrix (I + λ L)⁻¹ for the graph Laplacian L = D − A and λ = strength; I for λ = 0.
+
+    Vertices M u, with u learned in place of the vertices, move in smooth waves: a step of descent in u is spread over
+    the neighbours, and a fine crease costs more steps than a broad bend. Nothing is forbidden, for M is invertible.
+    Source: Nicolet, Jacobson, Jakob, "Large steps in inverse rendering of geometry", SIGGRAPH Asia 2021, equation 6.
+
+    Raises ValueError for a negative strength.
+    """
+    if not strength >= 0:
+        raise ValueError(f"strength must be 0 or more, got {strength}")
+    matrix = uniform_laplacian(faces, num_verts, normalized=False).to_dense().double()
+    return torch.linalg.inv(torch.eye(num_verts, device=matrix.device) + strength * matrix).float()
+
+
 def _from_weights(start: Tensor, end: Tensor, weights: Tensor, size: int) -> Tensor:
     """Sum weight · (e_start − e_end)(e_start − e_end)ᵀ over the edges, e_i being the unit vectors."""
     start, end, weights = start.reshape(-1), end.reshape(-1), weights.reshape(-1)

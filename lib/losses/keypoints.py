@@ -30,6 +30,21 @@ def keypoint_loss(
     return (pred - torch.where(visible[..., None], target, pred.detach())).square().mean()
 
 
+def visible_distance(
+    pred: Float[Tensor, "B K 2"], target: Float[Tensor, "B K 2"], visible: Bool[Tensor, "B K"]
+) -> Float[Tensor, ""]:
+    """Mean distance of the visible points; the hidden ones do not count. 0 if none is visible.
+
+    Not squared: in doubt between two places its minimum is the likelier one, a squared distance's is in between.
+    """
+    check_tensor("pred", pred, "B K 2")
+    check_tensor("target", target, f"{len(pred)} {pred.shape[1]} 2")
+    check_tensor("visible", visible, f"{len(pred)} {pred.shape[1]}", kind="bool")
+    check_same_device(pred=pred, target=target, visible=visible)
+    gap = pred - torch.where(visible[..., None], target, pred.detach())
+    return gap.norm(dim=-1).sum() / visible.sum().clamp(min=1)
+
+
 def assignment_entropy(assignment: Float[Tensor, "K V"]) -> Float[Tensor, ""]:
     """Mean entropy (in nats) of the rows of A, each a distribution over the vertices.
 

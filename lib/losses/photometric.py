@@ -109,7 +109,8 @@ def perceptual_distance(
 def outside_loss(points: Float[Tensor, "B H W 2"], distances: Float[Tensor, "B H W"]) -> Float[Tensor, ""]:
     """Mean distance of points of the image plane from the object, in image-plane units.
 
-    It is 0 if the texture is picked on the object only. distances: the result of `image_plane.foreground_distance`.
+    It is 0 if the texture is picked on the object only. distances: the result of `image_plane.foreground_distance`; or
+    of `foreground_barrier`, as in CMR's release, to keep the points away from the outline, too.
     """
     check_tensor("points", points, "B Ht Wt 2")
     check_tensor("distances", distances, f"{len(points)} H W")

@@ -49,11 +49,14 @@ class Weights:
 class PoseCost(nn.Module):
     """Costs of seeing a posed template in pictures, by name: keypoints, mask, local rigidity, Laplacian.
 
-    template (V vertices, at rest); keypoint_vertices (K,): the vertex that each keypoint is.
+    template (V vertices, at rest); keypoint_vertices (K,): the vertex that each keypoint is. keep_details: the
+    Laplacian of the *difference* from the template is punished, ‖L (V − T)‖, and not that of the mesh, which would
+    flatten what the template has.
     """
 
-    def __init__(self, template: Mesh, keypoint_vertices: Int[Tensor, "K"]) -> None:
+    def __init__(self, template: Mesh, keypoint_vertices: Int[Tensor, "K"], keep_details: bool = False) -> None:
         super().__init__()
+        self.keep_details = keep_details
         check_tensor("keypoint_vertices", keypoint_vertices, "K", kind="integer")
         self.register_buffer("rest", template.verts.detach().clone(), persistent=False)
         self.register_buffer("faces", template.faces.clone(), persistent=False)
@@ -82,7 +85,8 @@ class PoseCost(nn.Module):
         if weights.rigidity:
             terms["rigidity"] = weights.rigidity * edge_rigidity(verts, self.rest, self.pairs).mean()
         if weights.laplacian:
-            terms["laplacian"] = weights.laplacian * laplacian_loss(verts, self.faces)
+            bent = verts - self.rest if self.keep_details else verts
+            terms["laplacian"] = weights.laplacian * laplacian_loss(bent, self.faces)
         return terms
 
 
@@ -92,7 +96,10 @@ class Articulated(CategoryNetwork):
     template: of size about 1. sphere (V, 3): unit vectors, where each vertex of the template lies on the sphere that
     carries the texture. deformation: a layer of `lib.deformation` made for this template; what it learns is learned
     with the network, and its `offset_shape` says how many numbers the network predicts. keypoint_vertices (K,): the
-    vertex that each keypoint is, which only `loss` needs. sizes: see `CategoryNetwork`.
+    vertex that each keypoint is, which only `loss` needs. keep_details: see `PoseCost`. posing: the offsets are read by
+    two layers from the code, the keypoints of the heat maps and the camera, and not by one layer from the code; a pose
+    in the animal's own frame follows from where its keypoints are seen and from which side. sizes: see
+    `CategoryNetwork`.
 
     Raises ValueError for a sphere of another size, or a deformation that does not tell its offset_shape.
     """
@@ -103,6 +110,9 @@ class Articulated(CategoryNetwork):
         sphere: Float[Tensor, "V 3"],
         deformation: nn.Module,
         keypoint_vertices: Int[Tensor, "K"] | None = None,
+        *,
+        keep_details: bool = False,
+        posing: bool = False,
         **sizes: int,
     ) -> None:
         check_tensor("sphere", sphere, f"{len(template.verts)} 3", finite=True)
@@ -114,7 +124,19 @@ class Articulated(CategoryNetwork):
             )
         super().__init__(template.faces, sphere, math.prod(shape), **sizes)
         self.deformation = deformation
-        self.cost = None if keypoint_vertices is None else PoseCost(template, keypoint_vertices)
+        self.cost = None if keypoint_vertices is None else PoseCost(template, keypoint_vertices, keep_details)
+        self.posing = posing
+        if posing:
+            read = self.camera_head.in_features + 7
+            self.offset_head = nn.Sequential(nn.Linear(read, 128), nn.ReLU(), nn.Linear(128, math.prod(shape)))
+            nn.init.normal_(self.offset_head[-1].weight, std=1e-3)
+            nn.init.zeros_(self.offset_head[-1].bias)
+
+    def seen_by_shape(
+        self, code: Float[Tensor, "B F"], keypoints: Float[Tensor, "B K 2"], camera: Float[Tensor, "B 7"]
+    ) -> Float[Tensor, "B G"]:
+        """Return what the head of the shape reads. No gradient of the pose reaches the heat maps or the camera."""
+        return torch.cat([code, keypoints.detach().flatten(1), camera.detach()], 1) if self.posing else code
 
     def shape(self, code: Float[Tensor, "B F"]) -> tuple[Float[Tensor, "B ..."], Float[Tensor, "B V 3"]]:
         """Return offsets, in the form that the deformation takes, and the posed mesh for codes of the encoder."""

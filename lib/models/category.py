@@ -100,7 +100,14 @@ class CategoryNetwork(nn.Module):
         with torch.autocast(images.device.type, enabled=False):
             keypoints = code.new_zeros(len(code), 0, 2) if scores is None else soft_argmax(scores)
             camera = self.camera(torch.cat([code, keypoints.flatten(1)], 1))
-            return Prediction(*self.shape(code), camera, self.flow(code), keypoints)
+            seen = self.seen_by_shape(code, keypoints, camera)
+            return Prediction(*self.shape(seen), camera, self.flow(code), keypoints)
+
+    def seen_by_shape(
+        self, code: Float[Tensor, "B F"], keypoints: Float[Tensor, "B K 2"], camera: Float[Tensor, "B 7"]
+    ) -> Float[Tensor, "B G"]:
+        """Return what the head of the shape reads: here the code alone."""
+        return code
 
     def camera(self, code: Float[Tensor, "B F"]) -> Float[Tensor, "B 7"]:
         """Return the camera, the best of several: scale (positive), shift, unit quaternion (`WeakPerspective`)."""
@@ -142,6 +149,22 @@ class CategoryNetwork(nn.Module):
         """Look up the texture at the vertices."""
         at = sphere_coordinates(self.sphere).expand(len(texture), 1, -1, -1)
         return sample_image(texture, at)[:, :, 0].mT
+
+    def pointing_loss(
+        self, flow: Float[Tensor, "B S 2*S 2"], projected: Float[Tensor, "B V 3"], mask: Float[Tensor, "B H W"]
+    ) -> Float[Tensor, ""]:
+        """Mean distance between where the flow points for a visible vertex, and where the vertex is seen.
+
+        projected: the vertices in the picture; no gradient reaches them. Only what lies on the mask counts, so that no
+        colour is picked from the background. The texture loss alone has a gradient of about a pixel's width.
+        """
+        projected = projected.detach()
+        seen = projected[..., :2]
+        at = sphere_coordinates(self.sphere).expand(len(flow), 1, -1, -1)
+        gap = (sample_image(flow.permute(0, 3, 1, 2), at)[:, :, 0].mT - seen).norm(dim=-1)
+        on_mask = sample_image(mask[:, None], seen[:, None])[:, 0, 0]
+        counted = on_mask * rendering.visible_vertices(projected, self.faces, mask.shape[-1])
+        return (counted * gap).sum() / counted.sum().clamp(min=1)
 
     def texture_loss(
         self,

@@ -37,5 +37,5 @@ def test_a_few_steps_of_the_full_path(chapter, tmp_path):
 def test_every_chapter_has_such_a_test():
     tested = set(FEW)
     for path in Path(__file__).parent.glob("test_*_full.py"):
-        tested |= set(re.findall(r'"(\d\d_\w+)"', path.read_text(encoding="utf-8")))
+        tested |= set(re.findall(r'"(\d\d[a-z]?_\w+)"', path.read_text(encoding="utf-8")))
     assert {path.stem for path in notebooks.all_chapters()} <= tested

@@ -32,15 +32,16 @@ def rows(text):
 GLOSSARY = [(term.strip("*"), sentence, section) for term, sentence, section in rows(parts("Glossary"))]
 LETTERS = rows(parts("Letters"))
 FRAMES = rows(parts("Frames"))
+ORDER = [notebooks.number_of(path) for path in notebooks.all_chapters()]
 
 
 @cache
 def sections(chapter):
     """Number of the section → its prose, for a chapter given by its number; None where it does not exist yet."""
-    (*found,) = notebooks.NOTEBOOKS.glob(f"{chapter:02d}_*.ipynb")
-    if not found:
+    found = {notebooks.number_of(path): path for path in notebooks.all_chapters()}
+    if chapter not in found:
         return None
-    cells = json.loads(found[0].read_text(encoding="utf-8"))["cells"]
+    cells = json.loads(found[chapter].read_text(encoding="utf-8"))["cells"]
     prose = "\n\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
     _, *pairs = re.split(rf"^## ({chapter}\.\d+)\b", prose, flags=re.MULTILINE)
     return dict(zip(pairs[::2], pairs[1::2], strict=True))
@@ -54,7 +55,7 @@ def pattern(term):
 
 @pytest.mark.parametrize(("term", "section"), [(term, section) for term, _, section in GLOSSARY])
 def test_a_term_stands_in_the_section_that_introduces_it(term, section):
-    chapter = sections(int(section.split(".")[0]))
+    chapter = sections(section.split(".")[0])
     assert chapter is not None, f"there is no chapter {section.split('.')[0]}"
     elsewhere = [number for number, text in chapter.items() if pattern(term).search(text)]
     assert section in elsewhere, f"{term!r} is not in section {section}, but in {elsewhere or 'none of this chapter'}"
@@ -66,8 +67,8 @@ def test_no_earlier_chapter_introduces_a_term(term, section):
     bold = re.compile(rf"\*\*{pattern(term).pattern}\*\*", re.IGNORECASE)
     earlier = [
         number
-        for chapter in range(1, int(section.split(".")[0]))
-        for number, text in (sections(chapter) or {}).items()
+        for chapter in ORDER[: ORDER.index(section.split(".")[0])]
+        for number, text in sections(chapter).items()
         if bold.search(text)
     ]
     assert not earlier, f"{term!r} is in bold in {earlier}, before section {section}"
@@ -82,12 +83,13 @@ def test_terms_and_letters_are_defined_once():
 
 def test_letters_and_frames_name_a_section_that_exists():
     for *_, section in [*LETTERS, *FRAMES]:
-        chapter = sections(int(section.split(".")[0]))
+        chapter = sections(section.split(".")[0])
         assert section in chapter, section
 
 
 def test_the_glossary_follows_the_chapters():
-    numbers = [tuple(map(int, section.split("."))) for _, _, section in GLOSSARY]
+    places = [section.split(".") for _, _, section in GLOSSARY]
+    numbers = [(ORDER.index(chapter), int(section)) for chapter, section in places]
     assert numbers == sorted(numbers)
 
 

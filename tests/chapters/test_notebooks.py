@@ -76,7 +76,7 @@ def test_the_file_is_in_the_form_that_is_committed(path, notebook):
 
 
 def test_it_opens_as_every_chapter_does(path, notebook):
-    number = int(path.stem.split("_")[0])
+    number = notebooks.number_of(path)
     title = notebook.cells[0]
     setup, parameters, settings = [cell for cell in notebook.cells if cell.cell_type == "code" and cell.source][:3]
     assert re.match(rf"# {number} · \S", title.source)
@@ -108,7 +108,7 @@ def test_it_closes_as_every_chapter_does(path, prose):
     exercises = re.split(r"^##+ .*Exercises.*$", prose, flags=re.MULTILINE)[1]
     exercises = re.split(r"^##+ ", exercises, flags=re.MULTILINE)[0]
     if f"](exercises/{path.name})" in exercises:  # a table of them; tests/exercises compares it with what there is
-        count = len(re.findall(rf"^\| {int(path.stem[:2])}\.\d+ \|", exercises, re.MULTILINE))
+        count = len(re.findall(rf"^\| {notebooks.number_of(path)}\.\d+ \|", exercises, re.MULTILINE))
         assert "<details>" not in exercises, "hints stand in lib/exercises"
     else:
         count = len(re.findall(r"^(?:\*\*)?\d+\. ", exercises, re.MULTILINE))

@@ -31,7 +31,7 @@ TOOLS = {"ipykernel", "jupyterlab", "nbval", "pytest-benchmark", "pytest-xdist",
 CONDA_ONLY = {"pip", "python", "pytorch3d"}
 # The user's own, for a method that says so where it is missing, or part of another extra than [test].
 OPTIONAL = {"tensorboard", "torchvision"}
-CONDA_NAMES = {"pytorch": "torch"}
+CONDA_NAMES = {"pytorch": "torch", "pytorch-cpu": "torch"}
 
 
 def requirements(entries: list[str]) -> dict[str, Requirement]:
@@ -39,6 +39,7 @@ def requirements(entries: list[str]) -> dict[str, Requirement]:
 
 
 NEEDED = requirements(PROJECT["dependencies"])
+FOR_LAB = requirements(PROJECT["optional-dependencies"]["lab"])
 FOR_TESTS = requirements(PROJECT["optional-dependencies"]["test"])
 FOR_SITE = requirements(PROJECT["optional-dependencies"]["site"])
 FOR_GRADES = requirements(PROJECT["optional-dependencies"]["grade"])
@@ -85,31 +86,50 @@ def distributions(folders: dict[str, str]) -> set[str]:
 
 
 def test_what_is_imported_is_declared():
-    used = distributions(sources("lib", "notebooks"))
-    assert used - set(NEEDED) - CONDA_ONLY - OPTIONAL == set()
+    everything = sources("lib", "notebooks")
+    in_kernels = {path: source for path, source in everything.items() if not path.startswith("lib/course/")}
+    assert distributions(in_kernels) - set(NEEDED) - CONDA_ONLY - OPTIONAL == set()
+    assert distributions(everything) - set(NEEDED) - set(FOR_LAB) - CONDA_ONLY - OPTIONAL == set()
     used_by_tests = distributions(sources("tests", "benchmarks")) - {"packaging"}  # a part of pytest's and pip's own
-    assert used_by_tests - set(NEEDED) - set(FOR_TESTS) - CONDA_ONLY - OPTIONAL == set()
+    assert used_by_tests - set(NEEDED) - set(FOR_LAB) - set(FOR_TESTS) - CONDA_ONLY - OPTIONAL == set()
 
 
 def test_what_is_declared_is_used():
     used = distributions(sources("lib", "notebooks", "tests", "benchmarks"))
-    assert (set(NEEDED) | set(FOR_TESTS)) - used - TOOLS == set()
+    assert (set(NEEDED) | set(FOR_LAB) | set(FOR_TESTS)) - used - TOOLS == set()
 
 
 def test_conda_and_pip_install_the_same():
     entries = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
     by_pip = next(entry["pip"] for entry in entries if isinstance(entry, dict))
-    names = [entry for entry in entries if isinstance(entry, str)] + [entry for entry in by_pip if "-e" not in entry]
+    names = [entry for entry in entries if isinstance(entry, str)] + [
+        entry for entry in by_pip if not entry.startswith("-")
+    ]
     conda = {canonicalize_name(CONDA_NAMES.get(entry.name, entry.name)): entry for entry in map(Requirement, names)}
-    assert set(conda) - CONDA_ONLY == set(NEEDED) | set(FOR_TESTS)
-    for name, requirement in (NEEDED | FOR_TESTS).items():
+    assert set(conda) - CONDA_ONLY == set(NEEDED | FOR_LAB | FOR_TESTS)
+    for name, requirement in (NEEDED | FOR_LAB | FOR_TESTS).items():
         assert conda[name].specifier == requirement.specifier, name
     assert conda["python"].specifier == Requirement(f"python{PROJECT['requires-python']}").specifier
 
 
+def test_binder_installs_what_a_notebook_and_jupyter_need():
+    entries = yaml.safe_load((ROOT / ".binder" / "environment.yml").read_text())["dependencies"]
+    (by_pip,) = [entry["pip"] for entry in entries if isinstance(entry, dict)]
+    names = map(Requirement, [entry for entry in entries if isinstance(entry, str)] + by_pip)
+    found = {canonicalize_name(CONDA_NAMES.get(entry.name, entry.name)) for entry in names}
+    assert found - CONDA_ONLY == set(NEEDED | FOR_LAB)
+
+
+def test_the_command_without_its_packages_names_the_remedy():
+    code = "import sys; sys.modules['typer'] = None; from lib.course import main; main()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr == "the `course` command needs typer; install it with `pip install -e '.[lab]'`\n"
+
+
 def test_constraints_pin_everything_that_is_installed():
     """Walk from the course to all that its packages need here."""
-    reached, waiting = set(), [("course3d", ("site", "test"))]
+    reached, waiting = set(), [("course3d", ("lab", "site", "test"))]
     while waiting:
         name, extras = waiting.pop()
         if (name, extras) in reached:
@@ -130,9 +150,9 @@ def test_constraints_fit_the_declaration_and_any_machine():
     for name, pin in PINNED.items():
         (version,) = pin.specifier
         assert version.operator == "==" and pin.marker is None, name
-        declared = (NEEDED | FOR_TESTS | FOR_SITE | FOR_GRADES).get(name)
+        declared = (NEEDED | FOR_LAB | FOR_TESTS | FOR_SITE | FOR_GRADES).get(name)
         assert declared is None or declared.specifier.contains(Version(version.version)), name
-    assert set(NEEDED) | set(FOR_TESTS) | set(FOR_SITE) | set(FOR_GRADES) <= set(PINNED)
+    assert set(NEEDED) | set(FOR_LAB) | set(FOR_TESTS) | set(FOR_SITE) | set(FOR_GRADES) <= set(PINNED)
 
 
 def test_every_room_has_a_floor():

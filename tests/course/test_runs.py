@@ -56,6 +56,14 @@ def test_chapters_are_found_by_number_or_name_in_order(course):
         notebooks.find_chapters(["1", "7"])
 
 
+def test_a_chapter_in_two_parts_has_a_letter(course):
+    first, second, last = course("06_handles"), course("06b_pictures"), course("10_keypoints")
+    assert notebooks.all_chapters() == [first, second, last]
+    assert notebooks.find_chapters(["6"]) == notebooks.find_chapters(["06"]) == [first]
+    assert notebooks.find_chapters(["6b"]) == notebooks.find_chapters(["06b"]) == [second]
+    assert [notebooks.number_of(path) for path in notebooks.all_chapters()] == ["6", "6b", "10"]
+
+
 def test_title_and_settings_are_read_without_running(course):
     path = course("01_points", "raise SystemExit")
     assert notebooks.chapter_title(path) == "The chapter 01_points"

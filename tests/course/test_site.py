@@ -58,7 +58,7 @@ def house(tmp_path, monkeypatch):
         (tmp_path / path).write_text(writes(new_notebook(cells=cells, metadata=PYTHON)))
 
     pages = ROOT / "docs"
-    for path in [pages / "conf.py", *(pages / "_static").iterdir()]:
+    for path in [pages / "conf.py", *(pages / "_static").iterdir(), *(pages / "slides").iterdir()]:
         copied = tmp_path / path.relative_to(ROOT)
         copied.parent.mkdir(parents=True, exist_ok=True)
         copied.write_bytes(path.read_bytes())
@@ -68,12 +68,13 @@ def house(tmp_path, monkeypatch):
     (tmp_path / "lib" / "points.py").write_text(
         '"""Points."""\n\n\ndef double(x: int) -> int:\n    """Return 2 * x."""'
     )
-    toctree = "```{toctree}\nnotebooks/01_points\nnotebooks/exercises/01_points\napi/index\n```"
+    toctree = "```{toctree}\nnotebooks/01_points\nnotebooks/exercises/01_points\napi/index\nslides\n```"
     (tmp_path / "docs" / "index.md").write_text(f"# The course\n\n[First](../notebooks/01_points.ipynb)\n\n{toctree}\n")
     figure = {"data": [], "layout": {"width": 520}}
     view = {"version_major": 2, "version_minor": 0, "model_id": "1"}
     chapter = [
         new_markdown_cell("# 1 · Points\n\nSee [exercises](solutions/01_points.ipynb). $x^2$"),
+        new_markdown_cell("## 1.1 A point\n\nIt has a place."),
         code("draw()", picture(**{site.PLOTLY: figure}), jupyter={"source_hidden": True}, tags=["hide-input"]),
         code("slide()", picture(**{site.WIDGET: view})),
     ]
@@ -96,7 +97,7 @@ def complaint(capsys, monkeypatch) -> str:
         (
             "notebooks/02_meshes.ipynb",
             [new_markdown_cell("# 2"), new_code_cell("1 + 1")],
-            "notebooks/02_meshes.ipynb was never executed, cell 1 for one; run `course store 02`",
+            "notebooks/02_meshes.ipynb was never executed, cell 1 for one; run `course store 2`",
         ),
         (
             "notebooks/02_meshes.ipynb",
@@ -132,17 +133,17 @@ def test_the_course_is_in_order():
 def test_figures_keep_their_picture_and_lose_what_needs_a_kernel(house):
     sources = dict(site.make_sources())
     page = json.loads(sources["notebooks/01_points.ipynb"])
-    turns, slides = (cell["outputs"][0]["data"] for cell in page["cells"][1:])
-    for i, data in enumerate((turns, slides), 1):
+    turns, slides = (cell["outputs"][0]["data"] for cell in page["cells"][2:])
+    for i, data in enumerate((turns, slides), 2):
         assert set(data) == {"text/html", "text/plain"}
         picture = f'<img alt="a horse" src="../_static/figures/notebooks-01_points-{i}-0.png" width="1" height="1"'
         assert data["text/html"].startswith(picture)
         assert sources[f"_static/figures/notebooks-01_points-{i}-0.png"] == base64.b64decode(PIXEL)
-    assert 'data-figure="notebooks-01_points-1-0"' in turns["text/html"] and "sliders" not in turns["text/html"]
+    assert 'data-figure="notebooks-01_points-2-0"' in turns["text/html"] and "sliders" not in turns["text/html"]
     assert "In JupyterLab, sliders move this figure." in slides["text/html"] and "button" not in slides["text/html"]
-    script = sources["_static/figures/notebooks-01_points-1-0.js"].decode()
+    script = sources["_static/figures/notebooks-01_points-2-0.js"].decode()
     assert (
-        script.startswith("(window.courseFigures ??= {})['notebooks-01_points-1-0'] = {") and '"width": 520' in script
+        script.startswith("(window.courseFigures ??= {})['notebooks-01_points-2-0'] = {") and '"width": 520' in script
     )
 
 
@@ -186,7 +187,7 @@ def test_the_reference_lists_every_room_and_reads_docstrings():
 @pytest.mark.slow
 def test_a_website_fetches_nothing_and_is_made_anew_where_something_changed(house, tmp_path):
     front = site.build()
-    pages = {path.name: path.read_text() for path in front.parent.rglob("*.html")}
+    pages = {str(path.relative_to(front.parent)): path.read_text() for path in front.parent.rglob("*.html")}
     for name, text in pages.items():
         for tag in re.findall(r"<(?:script|img|link|iframe|source)\b[^>]*>", text):
             assert not re.search(r"""(?:src|href)=["']?(?:https?:)?//""", tag), f"{name} fetches {tag}"
@@ -196,6 +197,8 @@ def test_a_website_fetches_nothing_and_is_made_anew_where_something_changed(hous
     assert (front.parent / "_static" / "tex-svg.js").exists() and "double" in (
         front.parent / "searchindex.js"
     ).read_text()
+    figures = re.findall(r'<img class="figure"[^>]* src="([^"]+)"', pages["slides/01_points.html"])
+    assert len(figures) == 2 and all((front.parent / "slides" / figure).exists() for figure in figures)
     exercise = (front.parent / "notebooks" / "exercises" / "01_points.html").read_text()
     assert exercise.index("Worked solution") < exercise.index("Multiply by 2.")
 
@@ -218,7 +221,7 @@ def minutes(chapter: Path) -> tuple[int, int] | None:
         return None
     rows = [[entry.strip() for entry in row.strip("| ").split("|")] for row in table.groups()]
     by_section = dict(zip(rows[0], map(int, rows[1]), strict=True))
-    listed = sum(map(int, re.findall(r"^\| \d+\.\d+ \|[^|]*\|[^|]*\| (\d+) \|$", text, re.M)))
+    listed = sum(map(int, re.findall(r"^\| \d+[a-z]?\.\d+ \|[^|]*\|[^|]*\| (\d+) \|$", text, re.M)))
     exercises = by_section.pop("exercises", listed)
     return sum(by_section.values()), exercises
 
@@ -236,7 +239,7 @@ def test_the_syllabus_has_the_minutes_of_the_chapters():
 
 def test_every_chapter_has_an_instructors_page():
     pages = (ROOT / "docs" / "instructors.md").read_text()
-    parts = re.split(r"^## (\d+) · .*$", pages, flags=re.M)
-    assert list(map(int, parts[1::2])) == [int(path.stem[:2]) for path in notebooks.all_chapters()]
+    parts = re.split(r"^## (\d+[a-z]?) · .*$", pages, flags=re.M)
+    assert parts[1::2] == [notebooks.number_of(path) for path in notebooks.all_chapters()]
     for part in parts[2::2]:
         assert all(f"**{name}.**" in part for name in ("The one idea", "What students get wrong", "Ask", "Set", "Run"))

@@ -284,3 +284,8 @@ def test_in_a_jupyter_kernel_an_endless_loop_ends_and_the_notebook_goes_on():
     notebook = NotebookClient(new_notebook(cells=cells), timeout=120, kernel_name="python3").execute()
     printed = [cell.outputs[0].text for cell in notebook.cells[1:]]
     assert printed == ['✗ ends: no end after 0.5 s: is there an endless loop?\nStuck? Run hint("0.1").\n', "2\n"]
+
+
+def test_exercises_are_in_the_order_of_the_chapters():
+    names = ["4.A", "4.B", "4.1", "4.2", "4.10", "5.A", "6.1", "6b.A", "6b.1", "7.1", "10.1"]
+    assert sorted(reversed(names), key=engine._order) == names

@@ -35,7 +35,7 @@ def read(path):
 
 @cache
 def solutions_of(chapter):
-    return next(path for path in PATHS if path.stem.startswith(f"{chapter:02}_"))
+    return next(path for path in PATHS if notebooks.number_of(path) == chapter)
 
 
 @cache
@@ -51,7 +51,7 @@ def set_up(path):
 
 def answer(name, change=lambda source: source):
     """The answer of the worked solution, or of what `change` makes of its cells; after the set-up and nothing else."""
-    path = solutions_of(int(name.split(".")[0]))
+    path = solutions_of(name.split(".")[0])
     cells = [nbformat.from_dict(cell) for cell in exercises.sections(read(path))[1][name]]
     for cell in cells:
         cell.source = change(cell.source)
@@ -93,7 +93,7 @@ def test_every_wrong_answer_fails_by_what_it_says_not_by_an_accident(exercise):
 
 
 def test_it_says_how_long_it_takes_and_has_hints(exercise):
-    path = solutions_of(int(exercise.name.split(".")[0]))
+    path = solutions_of(exercise.name.split(".")[0])
     statement = exercises.sections(read(path))[1][exercise.name][0].source
     level = "##" if exercise.name.split(".")[1].isdigit() else "###"
     minutes = f"{exercise.minutes} minute{'s' * (exercise.minutes > 1)}"
@@ -109,7 +109,7 @@ def test_all_exercises_and_all_notebooks_belong_together():
 
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
 def test_the_students_copy_is_what_the_generator_gives(path):
-    assert exercises.is_current(path), f"run `course exercises {path.stem[:2]}`"
+    assert exercises.is_current(path), f"run `course exercises {notebooks.number_of(path)}`"
 
 
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
@@ -155,7 +155,7 @@ def test_the_chapter_has_its_tasks_and_leads_to_its_exercises(path):
     prose = "\n\n".join(cell.source for cell in chapter.cells if cell.cell_type == "markdown")
     if not any("from lib.exercises import" in source for source in code):
         pytest.skip(f"{path.stem} does not use its exercises yet")
-    for exercise in of_chapter(int(path.stem.split("_")[0])):
+    for exercise in of_chapter(notebooks.number_of(path)):
         if exercise.name.split(".")[1].isdigit():
             assert f"| {exercise.name} | {exercise.title} | {exercise.kind} | {exercise.minutes} |" in prose
             continue

@@ -69,3 +69,13 @@ def test_nan_reaches_the_picture():
     assert colors.isnan().any()
     moved = augmentation.jitter({"image": torch.rand(1, 3, 4, 4)}, torch.tensor([float("nan")]), torch.zeros(1, 2))
     assert moved["image"].isnan().all()
+
+
+def test_the_barrier_rises_through_a_half_at_the_outline_and_slopes_inside_too():
+    mask = torch.zeros(1, 32, 32)
+    mask[:, 8:24, 8:24] = 1
+    barrier = image_plane.foreground_barrier(mask)[0, 16]
+    inside, outside = barrier[8:24], torch.cat([barrier[:8], barrier[24:]])
+    assert inside.max() < 0.5 < outside.min() and barrier[16] < 0.01 and barrier[0] > 0.99
+    assert (barrier[8:15].diff() < 0).all() and (barrier[:8].diff() < 0).all()
+    assert image_plane.foreground_barrier(torch.ones(1, 8, 8)).max() < 1e-6  # no outline: all is far inside

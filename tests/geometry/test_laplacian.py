@@ -151,6 +151,17 @@ def test_a_lonely_vertex_has_a_zero_row():
     assert laplacian.lumped_mass(verts, faces)[3] == 0
 
 
+@pytest.mark.parametrize("strength", [0.0, 0.5, 20.0])
+def test_smoothing_undoes_its_own_sharpening_and_keeps_constants(strength):
+    ball = mesh.icosphere(2)
+    smooth = laplacian.smoothing_matrix(ball.faces, 162, strength)
+    matrix = torch.eye(162) + strength * laplacian.uniform_laplacian(ball.faces, 162, normalized=False).to_dense()
+    torch.testing.assert_close(smooth @ matrix, torch.eye(162), atol=1e-4, rtol=0)
+    torch.testing.assert_close(smooth.sum(1), torch.ones(162))
+    with pytest.raises(ValueError, match="strength must be 0 or more"):
+        laplacian.smoothing_matrix(ball.faces, 162, -1.0)
+
+
 def test_bad_input():
     verts, faces = dented_sphere()
     with pytest.raises(ValueError, match=r"but verts has 0 … 9"):

@@ -16,7 +16,7 @@ from lib.geometry.mesh import Mesh, icosphere
 from lib.geometry.rotations import random_quaternions
 from lib.losses import mesh as mesh_losses
 from lib.losses.keypoints import camera_loss, keypoint_loss
-from lib.models.articulated import Articulated, Weights
+from lib.models.articulated import Articulated, PoseCost, Weights
 
 SIZES = {
     "image_size": 64,
@@ -200,3 +200,40 @@ def test_heat_maps_show_keypoints_to_the_camera_head_and_are_paid_for():
     }
     terms = model.loss(batch, rotation="chordal")
     assert "heat maps" in terms and "heat maps" not in without.loss(batch)
+
+
+def test_the_head_of_the_pose_reads_keypoints_and_camera_without_teaching_them():
+    torch.manual_seed(0)
+    layer = FreeVertices(TEMPLATE)
+    model = Articulated(TEMPLATE, BALL.verts, layer, torch.arange(4), posing=True, heat_maps=4, **SIZES).eval()
+    images = torch.rand(2, 3, 64, 64)
+    found = model(images)
+    assert found.offsets.shape == (2, *layer.offset_shape) and found.keypoints.shape == (2, 4, 2)
+    found.offsets.square().sum().backward()
+    assert model.camera_head.weight.grad is None
+    assert all(parameter.grad is None for parameter in model.heat_maps.parameters())
+    assert model.encoder.trunk.conv1.weight.grad is not None
+    code, camera = torch.rand(1, 16), found.camera[:1].detach()
+    here, there = (
+        model.shape(model.seen_by_shape(code, at, camera))[0] for at in (torch.zeros(1, 4, 2), torch.ones(1, 4, 2))
+    )
+    assert (here - there).abs().max() > 0
+
+
+def test_details_that_are_kept_cost_nothing_at_rest():
+    kept, flattened = (PoseCost(TEMPLATE, torch.arange(4), keep_details=keep) for keep in (True, False))
+    only = Weights(keypoint=0, mask=0, rigidity=0, laplacian=1)
+    camera, rest = WeakPerspective.from_vector(torch.tensor([[0.5, 0, 0, 1, 0, 0, 0]])), TEMPLATE.verts[None]
+    assert kept(rest + 0.3, camera, {}, only)["laplacian"] < 1e-6
+    assert flattened(rest, camera, {}, only)["laplacian"] > 1e-3
+
+
+def test_smooth_steps_reach_every_shape_and_spread_a_pull():
+    plain, smooth = FreeVertices(TEMPLATE), FreeVertices(TEMPLATE, 5.0)
+    arrow = torch.tensor([0.1, -0.2, 0.3]).expand(1, len(TEMPLATE.verts), 3)
+    assert torch.allclose(smooth(arrow), plain(arrow), atol=1e-5)
+    goal = torch.randn(1, len(TEMPLATE.verts), 3)
+    assert torch.allclose(smooth(torch.linalg.solve(smooth.smooth, goal)), plain(goal), atol=1e-3)
+    offsets = torch.zeros(1, len(TEMPLATE.verts), 3, requires_grad=True)
+    smooth(offsets)[0, 0].sum().backward()
+    assert (offsets.grad.norm(dim=-1) > 0).all() and offsets.grad[0, 0].norm() == offsets.grad.norm(dim=-1).max()

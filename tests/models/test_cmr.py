@@ -8,15 +8,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from lib import rendering
+from lib import evaluation, rendering, training
 from lib.datasets import augmentation
+from lib.datasets.synthetic import creatures
 from lib.geometry.cameras import WeakPerspective
 from lib.geometry.image_plane import foreground_distance, sample_image
 from lib.geometry.mesh import icosphere, mirror_permutation
 from lib.geometry.rotations import matrix_to_quaternion, random_rotations, view_rotation
 from lib.layers.convolutional import ResNet18
 from lib.layers.sphere import sphere_coordinates
-from lib.losses.keypoints import assignment_entropy, camera_loss, keypoint_loss
+from lib.losses.keypoints import assignment_entropy, camera_loss, keypoint_loss, visible_distance
 from lib.losses.mesh import laplacian_loss
 from lib.losses.photometric import outside_loss, perceptual_distance
 from lib.models.cmr import CMR, Weights
@@ -352,8 +353,8 @@ def make_batch(model, count=3):
     }
 
 
-def test_the_loss_is_the_sum_of_the_papers_terms():
-    model = make_model().eval()
+def test_the_loss_is_the_sum_of_the_papers_terms_and_two_of_the_courses():
+    model = make_model(heat_maps=4).eval()
     batch, weights = make_batch(model), Weights()
     features = ResNet18(4, pool=False).eval().requires_grad_(False)
     terms = model.loss(batch, features=features.stages)
@@ -365,7 +366,7 @@ def test_the_loss_is_the_sum_of_the_papers_terms():
     pair = [pictures * batch["mask"][:, None] for pictures in (picture, batch["image"])]
     keypoints = model.assignment @ projected[..., :2]
     expected = {
-        "camera": camera_loss(prediction.camera, batch["camera"]),
+        "camera": camera_loss(prediction.camera, batch["camera"], "chordal"),
         "deformation": prediction.offsets.norm(dim=-1).mean(),
         "keypoint": keypoint_loss(keypoints, batch["keypoints"], batch["keypoint_visible"]),
         "laplacian": laplacian_loss(prediction.verts, model.faces),
@@ -373,6 +374,8 @@ def test_the_loss_is_the_sum_of_the_papers_terms():
         "mask": (drawn - batch["mask"]).square().mean(),
         "texture": perceptual_distance(features.stages, *pair).mean(),
         "outside": outside_loss(prediction.flow, batch["distances"]),
+        "pointing": model.pointing_loss(prediction.flow, projected, batch["mask"]),
+        "heat_map": visible_distance(prediction.keypoints, batch["keypoints"], batch["keypoint_visible"]),
     }
     assert set(terms) == {"loss", *expected}
     for name, value in expected.items():
@@ -383,7 +386,7 @@ def test_the_loss_is_the_sum_of_the_papers_terms():
 def test_terms_without_weight_are_not_computed_and_the_mean_shape_needs_no_network():
     model = make_model()
     batch = make_batch(model)
-    alone = Weights(camera=0, texture=0, outside=0)
+    alone = Weights(camera=0, texture=0, outside=0, pointing=0)
     del batch["distances"]
     terms = model.loss(batch, alone, deform=False)
     assert set(terms) == {"loss", "keypoint", "laplacian", "entropy", "mask"}
@@ -392,6 +395,84 @@ def test_terms_without_weight_are_not_computed_and_the_mean_shape_needs_no_netwo
     assert "deformation" in model.loss(batch, alone)
     with pytest.raises(ValueError, match="the batch lacks 'distances'"):
         model.loss(batch)
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_smoothing_changes_the_steps_not_the_start_and_no_vertex_crosses_the_plane(symmetric):
+    plain, smooth = (make_model(symmetric_offsets=symmetric, smoothing=strength) for strength in (0.0, 4.0))
+    torch.testing.assert_close(smooth.mean_shape, plain.mean_shape, atol=1e-5, rtol=0)
+    steps = []
+    for model in (plain, smooth):
+        loss = model.mean_shape[5, 1]
+        (step,) = torch.autograd.grad(loss, model.mean_half)
+        steps.append((step[:, 1].abs() > 0.01 * step[:, 1].abs().max()).sum().item())
+        code = torch.randn(3, 16)
+        with torch.no_grad():
+            model.offset_head.weight.normal_(std=0.5)
+        offsets, verts = model.shape(code)
+        torch.testing.assert_close(model.mean_shape + offsets, verts)
+        off_plane = model.mirror != torch.arange(162)
+        assert (verts[..., 2] * model.sphere[:, 2])[:, off_plane].min() >= -1e-6
+    assert steps[0] <= 2 and steps[1] > 10
+
+
+def test_only_visible_points_count_and_doubt_is_answered_by_the_likelier_place():
+    target, visible = torch.zeros(2, 3, 2), torch.tensor([[True, True, False], [False, True, False]])
+    pred = torch.zeros(2, 3, 2)
+    pred[0, 0, 0], pred[1, 1, 1], pred[1, 2] = 3.0, 6.0, 100.0
+    assert visible_distance(pred, target, visible).item() == pytest.approx(3.0)
+    assert visible_distance(pred, target, visible & False).item() == 0
+    truths = torch.tensor([[[0.0, 0.0]], [[0.0, 0.0]], [[1.0, 0.0]]])  # two to one
+    answers = [torch.tensor([x, 0.0]).expand(3, 1, 2) for x in (0.0, 1 / 3, 1.0)]
+    likelier, mean, other = (visible_distance(a, truths, torch.ones(3, 1, dtype=torch.bool)).item() for a in answers)
+    assert likelier < mean < other
+
+
+def test_the_flow_is_told_where_visible_vertices_are():
+    model, generator = make_model(), torch.Generator().manual_seed(0)
+    projected = make_camera(2, generator).project(model.mean_shape.expand(2, -1, -1))
+    flow = (torch.rand(2, 16, 32, 2, generator=generator) - 0.5).requires_grad_()
+    mask = torch.ones(2, 64, 64)
+    loss = model.pointing_loss(flow, projected, mask)
+    colors = model.vertex_colors(torch.cat([flow.permute(0, 3, 1, 2), flow[..., :1].permute(0, 3, 1, 2)], 1))[..., :2]
+    seen = rendering.visible_vertices(projected, model.faces, 64)
+    expected = (colors - projected[..., :2]).norm(dim=-1)[seen].mean()
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    assert model.pointing_loss(flow, projected, 0 * mask).item() == 0  # nothing on the mask: nothing to tell
+    before = loss.item()
+    optimizer = torch.optim.Adam([flow], lr=0.05)
+    for _ in range(60):
+        optimizer.zero_grad()
+        loss = model.pointing_loss(flow, projected, mask)
+        loss.backward()
+        optimizer.step()
+    assert loss.item() < 0.3 * before
+
+
+def test_it_learns_the_camera_and_on_dealt_out_pictures_it_does_not():
+    """The sabotage in miniature: cameras of new pictures are found only if pictures and annotations belong together."""
+    options = dict(seed=0, image_size=64)
+    made = {split: creatures.make_creatures("quadruped", 48, split=split, **options) for split in ("train", "test")}
+    data, new = ({**part.annotated()[0], "camera": part.annotated()[1]["camera"]} for part in made.values())
+    horse, ball = creatures.template("quadruped"), icosphere(3)
+    weights = Weights(mask=0, texture=0, outside=0, pointing=0, laplacian=0)
+    errors = {}
+    for name, pictures in (("honest", data), ("dealt out", evaluation.shuffle_pictures(data))):
+        torch.manual_seed(0)
+        model = CMR(
+            *(horse.verts, horse.faces, ball.verts, horse.mirror, horse.keypoint_permutation),
+            **dict(image_size=64, width=8, map_channels=16, features=64, texture_size=16, texture_width=4),
+            heat_maps=19,
+        )
+        training.fit(
+            model,
+            lambda model, batch, step: model.loss(augmentation.augment(batch, horse.keypoint_permutation), weights),
+            pictures,
+            **dict(steps=90, batch_size=16, lr=3e-3, seed=0),
+        )
+        guess = evaluation.predict(model, new["image"])
+        errors[name] = visible_distance(guess.keypoints, new["keypoints"], new["keypoint_visible"]).item()
+    assert errors["honest"] < 0.75 * errors["dealt out"], errors
 
 
 def test_several_cameras_start_all_around_and_the_believed_one_is_returned():
