@@ -231,6 +231,34 @@ def keypoint_spread(points: Float[Tensor, "B N 3"], seed: int = 0) -> Float[Tens
     return own / other
 
 
+def own_relief(
+    pred: Float[Tensor, "N H W"], target: Float[Tensor, "N H W"], mask: Bool[Tensor, "H W"]
+) -> tuple[float, float]:
+    """What depth maps know of each object besides the mean of all: correlation with the truth, and relative size.
+
+    On the pixels of the mask each map's own mean is subtracted, because a picture does not tell the distance; then the
+    mean of all N maps. Pearson's correlation of what remains, over pixels and objects, is the first number. Size: the
+    rest's standard deviation as a share of the true one's. One map for everybody has 0 and 0; the truth has 1 and 1;
+    the truth of other people has 0 and 1.
+
+    Raises ValueError for shapes that differ, an empty mask, fewer than two maps, or truths that are all alike.
+    """
+    _check_pair("pred", pred, "target", target, "N H W")
+    check_tensor("mask", mask, " ".join(map(str, pred.shape[1:])), kind="bool")
+    check_same_device(pred=pred, mask=mask)
+    if len(pred) < 2 or not mask.any():
+        raise ValueError("own_relief needs two depth maps and a pixel of the mask at least; take more pictures")
+    own, true = (maps[:, mask].double() for maps in (pred, target))
+    own, true = (maps - maps.mean(1, keepdim=True) for maps in (own, true))
+    own, true = own - own.mean(0), true - true.mean(0)
+    if not float(true.abs().max()) > 1e-9:
+        raise ValueError("target has one depth map for everybody; there is nothing of one's own to find")
+    size = float(own.square().mean().sqrt() / true.square().mean().sqrt())
+    if size < 1e-6:  # rounding, where all maps are one
+        return 0.0, 0.0
+    return float((own * true).mean() / (own.square().mean() * true.square().mean()).sqrt()), size
+
+
 def keypoint_depth_correlation(
     pred: Float[Tensor, "N K"], target: Float[Tensor, "N K"], visible: Bool[Tensor, "N K"]
 ) -> Float[Tensor, "K"]:

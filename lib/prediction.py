@@ -18,19 +18,22 @@ from lib.datasets.synthetic import creatures, objects
 from lib.deformation.handles import HandleLayer
 from lib.files import write_atomically
 from lib.geometry.cameras import WeakPerspective
+from lib.geometry.depth_maps import depth_mesh
 from lib.geometry.image_plane import sample_image
 from lib.geometry.mesh import Mesh, icosphere, mirror_permutation, save_mesh
+from lib.geometry.turntable import FOCAL, PIVOT
 from lib.models.articulated import Articulated
 from lib.models.cmr import CMR
 from lib.models.keypointnet import KeypointNet, OrientationNet
 from lib.models.to_the_point import ToThePoint
+from lib.models.unsup3d import BORDER_DEPTH, PhotoGeometricAutoencoder
 
 SIZE = 64  # pixels of a side of the pictures that all of them were trained on
 
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """One picture's shape, with a colour for each vertex. World: y up; an animal looks along +x.
+    """One picture's shape, with a colour for each vertex. World: y up; an animal looks along +x, a face along +z.
 
     camera: the one under which the mesh is seen in the picture; None where the shape is keypoints alone. remark: what a
     reader must know of this result; often empty.
@@ -140,6 +143,21 @@ def _from_correspondences(model: ToThePoint, images: Tensor) -> Reconstruction:
     return Reconstruction(Mesh(found.verts[0], model.faces, colors=colors.clamp(0, 1)), found.camera, remark)
 
 
+def _symmetry() -> PhotoGeometricAutoencoder:
+    aids = {"coarse": 2, "average": True, "level_albedo": True, "prior": 0.5, "least_sigma": 0.1}
+    aids |= {"max_shift": 0.005, "max_turns": (25, 60, 15), "view_gain": 12.0, "light_gain": 4.0, "shared": True}
+    return PhotoGeometricAutoencoder(SIZE, 16, 128, **aids)
+
+
+def _from_symmetry(model: PhotoGeometricAutoencoder, images: Tensor) -> Reconstruction:
+    """Make the canonical face a mesh in the colours of its albedo, without the background behind it."""
+    found = model(images)
+    mesh = depth_mesh(found.depth[0], found.albedo[0], FOCAL, PIVOT, farthest=BORDER_DEPTH - 0.005)
+    places = mesh.uvs * mesh.uvs.new_tensor([2.0, -2.0]) - mesh.uvs.new_tensor([1.0, -1.0])
+    colors = sample_image(found.albedo, places[None, None])[0, :, 0].mT
+    return Reconstruction(Mesh(mesh.verts, mesh.faces, colors=colors.clamp(0, 1)))
+
+
 def _keypoints() -> nn.ModuleDict:
     return nn.ModuleDict({"keypoints": KeypointNet(8, 32, stride=4), "orientation": OrientationNet(16, stride=4)})
 
@@ -161,5 +179,10 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], Callable[..., Reconstruction]
     "05_category_meshes": (_category_meshes, _from_category_meshes, "It sees every picture as a horse."),
     "07_motion": (_motion, _from_motion, "It sees every picture as a horse."),
     "08_correspondences": (_correspondences, _from_correspondences, "It sees every picture as a horse."),
+    "09_symmetry": (
+        _symmetry,
+        _from_symmetry,
+        "It sees every picture as a face, and has one relief for everybody: the colours are the picture's.",
+    ),
     "10_keypoints": (_keypoints, _from_keypoints, "It sees every picture as a car; the balls are its keypoints."),
 }

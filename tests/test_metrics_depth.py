@@ -105,3 +105,30 @@ def test_keypoint_depth_correlation_is_pearsons_where_all_is_seen():
     expected = torch.stack([torch.corrcoef(torch.stack([a[:, k], b[:, k]]))[0, 1] for k in range(5)])
     seen = torch.ones(30, 5, dtype=torch.bool)
     torch.testing.assert_close(metrics.keypoint_depth_correlation(pred, target, seen), expected)
+
+
+def test_own_relief_is_what_a_network_knows_of_each_object():
+    generator = torch.Generator().manual_seed(0)
+    mask = torch.zeros(9, 9, dtype=torch.bool)
+    mask[2:7, 1:8] = True
+    common = torch.rand(9, 9, generator=generator)
+    target = 1 + 0.05 * common + 0.01 * torch.randn(40, 9, 9, generator=generator)
+    assert metrics.own_relief(target, target, mask) == pytest.approx((1, 1))
+    offset = torch.rand(40, 1, 1, generator=generator)  # a picture does not tell the distance, nor has one's mean a say
+    assert metrics.own_relief(target + offset + 3 * common, target, mask) == pytest.approx((1, 1), abs=1e-4)
+    half = target.mean(0) + 0.5 * (target - target.mean(0))
+    assert metrics.own_relief(half, target, mask) == pytest.approx((1, 0.5), abs=1e-4)
+    assert metrics.own_relief(2 - target, target, mask) == pytest.approx((-1, 1), abs=1e-4)
+    assert metrics.own_relief(common.expand(40, 9, 9), target, mask) == (0, 0)  # one face for everybody, the right one
+    dealt, size = metrics.own_relief(target.roll(1, 0), target, mask)
+    assert abs(dealt) < 0.1 and size == pytest.approx(1)
+    elsewhere = torch.where(mask, target, torch.rand(40, 9, 9, generator=generator))
+    assert metrics.own_relief(elsewhere, target, mask) == pytest.approx((1, 1))
+    for wrong, message in (
+        ((target[:1], target[:1], mask), "two depth maps"),
+        ((target, target, mask & False), "pixel of the mask"),
+        ((target, common.expand(40, 9, 9), mask), "one depth map for everybody"),
+        ((target, target, mask.float()), "mask"),
+    ):
+        with pytest.raises((ValueError, TypeError), match=message):
+            metrics.own_relief(*wrong)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lib import prediction, rendering
-from lib.datasets.synthetic import creatures, objects
+from lib.datasets.synthetic import creatures, faces, objects
 from lib.geometry.alignment import procrustes
 from lib.geometry.mesh import load_mesh
 from lib.geometry.rotations import rotation_angle
@@ -51,7 +51,20 @@ def test_the_keypoints_turn_with_the_car():
     assert float(error) < 20, float(error)
 
 
-@pytest.mark.parametrize("chapter", ["05", "07", "08_correspondences", "10"])
+def test_the_face_is_nearest_at_the_nose_and_looks_like_its_picture():
+    """Faces look along +z. The relief is nearly one for all; the colours must be the picture's own."""
+    people = faces.make_faces(16, seed=0, split="test", image_size=64, canonical=True)
+    model, card = prediction.pretrained("9")
+    assert not model.training and card["profile"] == "long"
+    found = [prediction.reconstruct("09", model, image).mesh for image in people.image]
+    noses = torch.stack([mesh.verts[mesh.verts[:, 2].argmax()] for mesh in found])
+    assert noses[:, 0].abs().max() < 0.012 and (noses[:, 1] < 0.01).all() and (noses[:, 1] > -0.04).all()
+    skin = torch.stack([mesh.colors.median(0).values for mesh in found])
+    own = (people.canonical_albedo * people.mask[:, None]).flatten(2).median(2).values
+    assert torch.corrcoef(torch.stack([skin.mean(1), own.mean(1)]))[0, 1] > 0.5
+
+
+@pytest.mark.parametrize("chapter", ["05", "07", "08_correspondences", "09", "10"])
 def test_a_picture_becomes_files_and_an_honest_line(horses, tmp_path, chapter):
     write(tmp_path / "my horse.png", horses.image[0])
     (glb, animation), line = prediction.predict(chapter, tmp_path / "my horse.png", tmp_path / "new" / "out")
@@ -87,7 +100,7 @@ def test_the_command_and_what_a_user_gets_wrong(tmp_path, monkeypatch, capsys):
     for arguments, message in (
         (
             ("6", "--image", "a.png"),
-            "no weights ship for chapter '6'; there are 05_category_meshes, 07_motion, 08_correspondences, 10",
+            "no weights ship for chapter '6'; there are 05_category_meshes, 07_motion, 08_correspondences, 09_symmetry",
         ),
         (("8", "--image", "none.png"), "none.png"),
         (("8", "--image", "no.png"), "no.png"),

@@ -7,6 +7,7 @@ view). It is the same for both axes, so pictures must be square. Normals point t
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 
 import torch
@@ -68,11 +69,18 @@ def grid_faces(height: int, width: int, device: torch.device | str = "cpu") -> I
     return torch.stack([torch.stack([a, c, b], -1), torch.stack([c, d, b], -1)], 2).view(-1, 3)
 
 
-def depth_mesh(depth: Float[Tensor, "H W"], texture: Float[Tensor, "3 H W"], focal: float, pivot: float = 0.0) -> Mesh:
+def depth_mesh(
+    depth: Float[Tensor, "H W"],
+    texture: Float[Tensor, "3 H W"],
+    focal: float,
+    pivot: float = 0.0,
+    farthest: float = math.inf,
+) -> Mesh:
     """Convert a depth map to a textured mesh to export: y up, looking along +z, towards the viewer.
 
     A rotation by 180 degrees about x takes the camera's frame to this frame; the point (0, 0, pivot) becomes the
-    origin. Raises ValueError for other shapes.
+    origin. farthest: pixels behind this depth are background and left out. Raises ValueError for other shapes, or if
+    nothing is left.
     """
     check_tensor("depth", depth, "H W")
     height, width = depth.shape
@@ -80,7 +88,12 @@ def depth_mesh(depth: Float[Tensor, "H W"], texture: Float[Tensor, "3 H W"], foc
     points = (points - constant(points, 0, 0, pivot)) * constant(points, 1.0, -1.0, -1.0)
     rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
     uvs = torch.stack([(columns + 0.5) / width, 1 - (rows + 0.5) / height], -1).view(-1, 2)
-    return Mesh(points, grid_faces(height, width, depth.device).clone(), uvs=uvs.to(points), texture=texture)
+    faces = grid_faces(height, width, depth.device)
+    faces = faces[(depth.flatten() <= farthest)[faces].all(1)]
+    if not len(faces):
+        raise ValueError(f"farthest={farthest} leaves no triangle; the nearest pixel is at {float(depth.min()):.3f}")
+    used, places = faces.unique(return_inverse=True)
+    return Mesh(points[used], places.view_as(faces), uvs=uvs.to(points)[used], texture=texture)
 
 
 def _checked(focal: float) -> float:

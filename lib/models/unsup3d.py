@@ -14,6 +14,7 @@ Normals point out of the object, towards the camera (z < 0); the light's directi
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -35,7 +36,7 @@ from lib.remembered import constant
 
 MIDDLE, RANGE = 1.0, 0.1  # depths are MIDDLE ± RANGE
 BORDER, BORDER_DEPTH = 2 / 64, 1.04  # this share of the columns, on each side, is held at this depth
-MAX_TURN = math.radians(60)
+MAX_TURNS = (60.0, 60.0, 60.0)  # degrees
 
 
 def light_direction(light: Float[Tensor, "B 4"]) -> Float[Tensor, "B 3"]:
@@ -163,11 +164,13 @@ def render(
 class Objective:
     """Choices and weights of the objective `PhotoGeometricAutoencoder.loss`.
 
-    flip_weight: w, the weight of the mirrored explanation. flip_depth, flip_albedo, lit, confidence: False for the
-        paper's ablations.
+    flip_weight: w, the weight of the mirrored explanation; at 0 there is no mirror, and nothing is rendered twice.
+    flip_depth, flip_albedo, lit, confidence: False for the paper's ablations.
     smoothness, curvature, likeness, level: weights of four aids, 0 in the paper. The first two ask for a smooth relief,
         in units of RANGE; likeness for faces near their average (the mean square of `Factors.difference`); level for
         faces that look neither up nor down on average (the square of the batch's mean pitch).
+    level_light, mean_height: another aid. Its weight asks that l_y, the height of the light, has this mean over the
+        batch (the square of the difference). Light from above and a nod explain much the same.
     steepest: see `reproject`.
     """
 
@@ -180,6 +183,8 @@ class Objective:
     curvature: float = 0.0
     likeness: float = 0.0
     level: float = 0.0
+    level_light: float = 0.0
+    mean_height: float = 0.0
     steepest: float | None = None
 
 
@@ -198,9 +203,12 @@ class PhotoGeometricAutoencoder(nn.Module):
         below could explain. (The mirror decides between left and right, but not between up and down.)
     coarse: networks predict maps this many times smaller, which are enlarged bilinearly.
     max_shift: how far the view can shift the object, in units; the paper has 0.1.
+    max_turns: how far the view can turn it about x, y and z, in degrees; the paper has 60 about each.
     least_sigma: lower limit of sigma at every pixel, so that smooth skin does not outweigh the eyes.
     view_gain, light_gain: factors before the tanh of these two networks, which then learn faster.
     frozen_depth: the depth is the prior and nothing else; not an aid but a control.
+    shared: without the networks of depth and confidence. Everybody has the average depth, and sigma is `least_sigma`
+        everywhere. This is how the course ships its weights, in half the space.
     """
 
     def __init__(
@@ -214,10 +222,12 @@ class PhotoGeometricAutoencoder(nn.Module):
         level_albedo: bool = False,
         coarse: int = 1,
         max_shift: float = 0.1,
+        max_turns: Sequence[float] = MAX_TURNS,
         least_sigma: float = SMALLEST_SIGMA,
         view_gain: float = 1.0,
         light_gain: float = 1.0,
         frozen_depth: bool = False,
+        shared: bool = False,
     ) -> None:
         super().__init__()
         if image_size < 16 or image_size & (image_size - 1):
@@ -227,8 +237,11 @@ class PhotoGeometricAutoencoder(nn.Module):
         if level_albedo and not average:
             raise ValueError("level_albedo needs average=True: it levels what is added to the average albedo")
         self.image_size, self.max_shift, self.least_sigma = image_size, max_shift, least_sigma
+        self.max_turns = tuple(max_turns)
         self.view_gain, self.light_gain, self.frozen_depth = view_gain, light_gain, frozen_depth
         self.level_albedo = level_albedo
+        if shared and not average:
+            raise ValueError("shared needs average=True: the average is all that is left of the depth")
 
         def maps(out: int) -> nn.Sequential:
             below = halving_encoder(image_size, channels, code, norm=True)
@@ -240,7 +253,7 @@ class PhotoGeometricAutoencoder(nn.Module):
             nn.init.zeros_(last.bias)
             return nn.Sequential(halving_encoder(image_size, channels, code, norm=False), last, nn.Flatten())
 
-        self.depth, self.albedo, self.confidence = maps(1), maps(3), maps(4)
+        self.depth, self.albedo, self.confidence = None if shared else maps(1), maps(3), None if shared else maps(4)
         self.light, self.view = numbers(4), numbers(6)
         self.average_depth = nn.Parameter(torch.zeros(image_size, image_size), requires_grad=average)
         self.average_albedo = nn.Parameter(torch.zeros(3, image_size, image_size), requires_grad=average)
@@ -249,15 +262,19 @@ class PhotoGeometricAutoencoder(nn.Module):
     def forward(self, images: Float[Tensor, "B 3 S S"]) -> Factors:
         check_tensor("images", images, f"B 3 {self.image_size} {self.image_size}")
         x = 2 * images - 1
-        difference = torch.zeros_like(images[:, 0]) if self.frozen_depth else self.depth(x)[:, 0]
+        alike = self.frozen_depth or self.depth is None
+        difference = torch.zeros_like(images[:, 0]) if alike else self.depth(x)[:, 0]
         albedo = self.albedo(x)
         if self.average_depth.requires_grad:
             difference = without_tilt(difference - difference.mean((1, 2), keepdim=True))
         if self.level_albedo:
             albedo = without_tilt(albedo)
-        spread = F.softplus(self.confidence(x)) + self.least_sigma
+        spread = torch.zeros_like(images[:, :1]).expand(-1, 4, -1, -1)
+        spread = (spread if self.confidence is None else F.softplus(self.confidence(x))) + self.least_sigma
         light, view = (self.light_gain * self.light(x)).tanh(), (self.view_gain * self.view(x)).tanh()
-        reach = constant(view, *[MAX_TURN] * 3, *[self.max_shift] * 2, 0.0)  # no shift in depth: size explains it
+        reach = constant(
+            view, *map(math.radians, self.max_turns), *[self.max_shift] * 2, 0.0
+        )  # no shift in depth: size explains it
         return Factors(
             depth=to_depth(difference + (0 if self.frozen_depth else self.average_depth), self.prior),
             albedo=(albedo + self.average_albedo).tanh() / 2 + 0.5,
@@ -325,20 +342,21 @@ def photogeometric_loss(
     """
     depth, albedo, light, view, sigma, sigma_features, difference = factors
     b = len(images)
-    both = render(
-        torch.cat([depth, depth.flip(-1) if objective.flip_depth else depth]),
-        torch.cat([albedo, albedo.flip(-1) if objective.flip_albedo else albedo]),
-        torch.cat([light, light]) if objective.lit else constant(light, 1.0, 0.0, 0.0, 0.0).expand(2 * b, 4),
-        torch.cat([view, view]),
-        objective.steepest,
-    )
+    shown = light if objective.lit else constant(light, 1.0, 0.0, 0.0, 0.0).expand(b, 4)
+    scene, weights = (depth, albedo, shown, view), (1.0,)
+    if objective.flip_weight:
+        mirrored_depth = depth.flip(-1) if objective.flip_depth else depth
+        mirrored_albedo = albedo.flip(-1) if objective.flip_albedo else albedo
+        mirrored = mirrored_depth, mirrored_albedo, shown, view
+        scene, weights = tuple(map(torch.cat, zip(scene, mirrored, strict=True))), (1.0, objective.flip_weight)
+    both = render(*scene, objective.steepest)
     if features is not None:
         with torch.no_grad():
             wanted = features(images)
         found = features(both.image * both.mask[:, None])
         seen = -F.max_pool2d(-both.mask[:, None], 4)[:, 0]
     photometric = perceptual = images.new_zeros(())
-    for side, weight in ((0, 1.0), (1, objective.flip_weight)):
+    for side, weight in enumerate(weights):
         part = slice(side * b, (side + 1) * b)
         spread = sigma[:, side] if objective.confidence else None
         photometric = photometric + weight * laplacian_nll(both.image[part], images, spread, both.mask[part])
@@ -353,6 +371,8 @@ def photogeometric_loss(
         loss = loss + objective.likeness * difference.square().mean()
     if objective.level:
         loss = loss + objective.level * view[:, 0].mean().square()
+    if objective.level_light:
+        loss = loss + objective.level_light * (light[:, 3].mean() - objective.mean_height).square()
     error = (both.mask[:b] * (both.image[:b] - images).abs().mean(1)).sum() / both.mask[:b].sum()
     return {
         "loss": loss,
@@ -374,6 +394,10 @@ def degeneracies(factors: Factors, rendering: Rendering) -> dict[str, bool]:
     "steep depth": more than a twentieth of the middle slopes by over 60 degrees (a relief much too deep, or torn).
     "everything in albedo": the shading hardly varies over a face, or the albedo is not mirror-symmetric: the light is
         painted onto the face.
+    "no nose": on average the ridge of the nose stands less than 0.015 of the depth range before its flanks (the drawn
+        faces have 0.07, a smooth bulge has 0.004 to 0.01).
+    "one face for everybody": the depths of different people differ by less than a twelfth of a face's relief. (Whether
+        the differences are right, only the truth can tell: `metrics.own_relief`.)
     "view collapse": the yaws vary by less than 8 degrees or the pitches by less than 4 (standard deviations), or less
         than half of the picture is covered.
 
@@ -393,11 +417,31 @@ def degeneracies(factors: Factors, rendering: Rendering) -> dict[str, bool]:
     return {
         "flat depth": bool(relief < RANGE / 50),
         "inverted depth": bool(depth.mean() > sides or nose > cheeks),
-        "lopsided depth": bool((depth - depth.flip(-1)).abs().mean() > 0.35 * relief),
+        "lopsided depth": bool(lopsidedness(factors.depth) > 0.35),
         "steep depth": bool((centre(rendering.normals)[:, 2] > -0.5).float().mean() > 0.05),
         "everything in albedo": bool(painted or centre(rendering.shading).flatten(1).std(1).mean() < 0.02),
+        "no nose": bool(nose_height(factors.depth) < 0.015 * RANGE),
+        "one face for everybody": bool((depth - depth.mean((1, 2), keepdim=True)).std(0).mean() < relief / 12),
         "view collapse": bool(yaw < 8 or pitch < 4 or rendering.mask.mean() < 0.5),
     }
+
+
+def nose_height(depth: Float[Tensor, "B H W"]) -> Float[Tensor, ""]:
+    """How far the ridge of the nose stands before its flanks, below the middle of the picture, on average.
+
+    The flanks are near (a tenth of the picture's width on each side), so that a smooth bulge of the whole face does not
+    count: the drawn faces have 0.07 of RANGE, the half-ellipsoid of the prior 0.004.
+    """
+    x, y = pixel_centers(*depth.shape[1:], depth.device).unbind(-1)
+    rows = (y > 0.05) & (y < 0.4)
+    flanks = rows & (x.abs() > 0.1) & (x.abs() < 0.2)
+    return depth[:, flanks].mean() - depth[:, rows & (x.abs() < 0.1)].mean()
+
+
+def lopsidedness(depth: Float[Tensor, "B H W"]) -> Float[Tensor, ""]:
+    """Compute the mean difference of the depth's middle from its mirror image, as a share of its relief."""
+    depth = centre(depth)
+    return (depth - depth.flip(-1)).abs().mean() / depth.flatten(1).std(1).mean()
 
 
 def centre(maps: Float[Tensor, "... H W"]) -> Float[Tensor, "... H/2 W/2"]:

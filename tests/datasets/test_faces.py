@@ -55,9 +55,21 @@ def test_normals_are_those_of_the_depth(made):
     torch.testing.assert_close(length, made.mask, atol=1e-5, rtol=0)
 
 
-def test_canonical_faces_are_symmetric(made):
-    for canonical in (made.canonical_depth, made.canonical_albedo):
-        torch.testing.assert_close(canonical, canonical.flip(-1), atol=2e-3, rtol=0)
+def test_what_is_one_sided_is_in_the_colours_only_and_known(made):
+    torch.testing.assert_close(made.canonical_depth, made.canonical_depth.flip(-1), atol=2e-3, rtol=0)
+    apart = (made.canonical_albedo - made.canonical_albedo.flip(-1)).abs().mean(1)
+    either = torch.maximum(made.canonical_marks, made.canonical_marks.flip(-1))
+    assert apart.max() > 0.1 and (apart * (1 - either)).max() < 0.05
+    assert 0.01 < made.canonical_marks.mean() < 0.3
+    bare = faces.make_faces(6, seed=3, image_size=48, canonical=True, symmetric=True, cache=False)
+    torch.testing.assert_close(bare.canonical_albedo, bare.canonical_albedo.flip(-1), atol=2e-3, rtol=0)
+    assert torch.equal(bare.canonical_depth, made.canonical_depth) and bare.canonical_marks.max() == 0
+    same = made.canonical_marks == 0  # the same people, but for the marks
+    apart = (made.canonical_albedo - bare.canonical_albedo).abs().mean(1)
+    assert apart[same].max() < 0.05 < apart[~same].min()
+
+
+def test_the_nose_is_nearest(made):
     # A face is nearest in the middle, at the nose.
     rows, columns = torch.unravel_index(made.canonical_depth.flatten(1).argmin(1), (48, 48))
     assert ((columns - 23.5).abs() < 2).all() and ((rows - 26).abs() < 8).all()
@@ -80,6 +92,13 @@ def test_yaw_turns_the_nose_to_the_side(made):
     nose = list(faces.KEYPOINTS).index("nose tip")
     sideways = made.view[:, 1].abs() > 0.15
     assert (made.keypoints[sideways, nose, 0].sign() == -made.view[sideways, 1].sign()).all()
+
+
+def test_people_differ_in_their_relief():
+    depth = faces.make_faces(32, seed=4, image_size=24, canonical=True, cache=False).canonical_depth
+    known = (depth < 1.05).all(0)
+    own = (depth - depth.mean(0))[:, known]
+    assert 0.05 < own.std() / 0.1 < 0.12 and known.float().mean() > 0.5
 
 
 def test_same_seed_same_faces_other_split_other_people():

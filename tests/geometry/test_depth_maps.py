@@ -93,3 +93,13 @@ def test_bad_input_is_refused_in_one_line():
     for focal in (0.0, -1.0, math.nan):
         with pytest.raises(ValueError, match="focal must be above 0"):
             depth_maps.depth_to_normals(depth, focal)
+
+
+def test_the_mesh_leaves_out_what_lies_behind():
+    depth = torch.full((6, 6), 1.0)
+    depth[:, :2] = 1.05
+    mesh = depth_maps.depth_mesh(depth, torch.rand(3, 6, 6), 11.43, pivot=1.0, farthest=1.02)
+    assert len(mesh.verts) == 24 and len(mesh.faces) == 2 * 5 * 3
+    assert mesh.verts[:, 2].abs().max() < 1e-6 and mesh.uvs[:, 0].min() > 2 / 6
+    with pytest.raises(ValueError, match=r"farthest=0.5 leaves no triangle; the nearest pixel is at 1.000"):
+        depth_maps.depth_mesh(depth, torch.rand(3, 6, 6), 11.43, farthest=0.5)

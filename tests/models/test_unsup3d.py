@@ -19,7 +19,7 @@ generator = torch.Generator().manual_seed(0)
 
 @pytest.fixture(scope="module")
 def truth():
-    return faces.make_faces(6, seed=5, image_size=96, canonical=True, cache=False)
+    return faces.make_faces(6, seed=5, image_size=96, canonical=True, symmetric=True, cache=False)
 
 
 def smooth_depth(batch=2, size=12, dtype=torch.float64):
@@ -274,7 +274,7 @@ def test_known_wrong_answers_are_named(truth):
         return [name for name, present in found.items() if present]
 
     assert named() == []
-    assert named(depth=torch.ones_like(good.depth)) == ["flat depth", "everything in albedo"]
+    assert named(depth=torch.ones_like(good.depth)) == ["flat depth", "everything in albedo", "no nose"]
     assert "inverted depth" in named(depth=2 - good.depth)
     dull = good.light * torch.tensor([1.0, 0.05, 1.0, 1.0])
     assert named(light=dull) == ["everything in albedo"]
@@ -299,4 +299,70 @@ def test_a_hollow_middle_is_named_even_with_the_sides_held_back(truth):
         depth, truth.canonical_albedo, truth.light, truth.view, sigma, sigma[:, :, ::4, ::4], sigma[:, 0]
     )
     found = unsup3d.degeneracies(factors, unsup3d.render(*factors[:4]))
-    assert [name for name, present in found.items() if present] == ["inverted depth"]
+    assert [name for name, present in found.items() if present] == ["inverted depth", "no nose"]
+
+
+def test_one_face_for_everybody_and_a_missing_nose_are_named(truth):
+    sigma = torch.ones(6, 2, 96, 96)
+    own = unsup3d.Factors(truth.canonical_depth, truth.canonical_albedo, truth.light, truth.view, sigma, sigma, sigma)
+    shared = own._replace(depth=own.depth.mean(0).expand_as(own.depth).contiguous())
+    bulge = own._replace(depth=own.depth - own.depth.mean(0) + unsup3d.to_depth(0 * own.depth, small_bulge(96)))
+    names = [
+        {name for name, present in unsup3d.degeneracies(its, unsup3d.render(*its[:4])).items() if present}
+        for its in (own, shared, bulge)
+    ]
+    assert names == [set(), {"one face for everybody"}, {"no nose"}]
+
+
+def small_bulge(size):
+    return 0.5 * unsup3d.half_ellipsoid(size)
+
+
+def test_without_the_mirror_only_one_explanation_is_paid_for(truth):
+    sigma = torch.full((6, 2, 96, 96), 0.1)
+    factors = unsup3d.Factors(
+        truth.canonical_depth, truth.canonical_albedo, truth.light, truth.view, sigma, sigma, sigma[:, 0]
+    )
+    alone, both, half = (
+        unsup3d.photogeometric_loss(truth.image, factors, Objective(flip_weight=weight))["photometric"]
+        for weight in (0.0, 1.0, 0.5)
+    )
+    torch.testing.assert_close(half, (alone + both) / 2)
+    lopsided = factors._replace(albedo=factors.albedo * torch.linspace(0.5, 1, 96))
+    moved = [
+        unsup3d.photogeometric_loss(truth.image, lopsided, Objective(flip_weight=weight))["photometric"]
+        for weight in (0.0, 0.5)
+    ]
+    assert moved[1] - half > 1.4 * (moved[0] - alone) > 0
+
+
+def test_the_aids_of_view_and_light(truth):
+    model = small_model(view_gain=1e6, max_turns=(25, 60, 15))
+    turns = torch.rad2deg(model(torch.rand(8, 3, 16, 16, generator=generator)).view[:, :3]).abs().amax(0)
+    assert (turns <= torch.tensor([25.001, 60.001, 15.001])).all() and (turns > torch.tensor([24.0, 59, 14])).all()
+    sigma = torch.full((6, 2, 96, 96), 0.1)
+    factors = unsup3d.Factors(
+        truth.canonical_depth, truth.canonical_albedo, truth.light, truth.view, sigma, sigma, sigma[:, 0]
+    )
+    terms = [
+        unsup3d.photogeometric_loss(truth.image, factors, Objective(level_light=weight, mean_height=-0.15))["loss"]
+        for weight in (0.0, 3.0)
+    ]
+    torch.testing.assert_close(terms[1] - terms[0], 3 * (truth.light[:, 3].mean() + 0.15).square())
+
+
+def test_a_shared_model_is_the_whole_one_without_differences():
+    whole = small_model(prior=0.5, average=True)
+    shared = small_model(prior=0.5, average=True, shared=True)
+    torch.nn.init.normal_(whole.average_depth)
+    state = {k: v for k, v in whole.state_dict().items() if not k.startswith(("depth.", "confidence."))}
+    shared.load_state_dict(state)
+    images = torch.rand(2, 3, 16, 16, generator=generator)
+    factors, expected = shared(images), whole(images)
+    for name in ("albedo", "light", "view"):
+        torch.testing.assert_close(getattr(factors, name), getattr(expected, name))
+    torch.testing.assert_close(factors.depth[0], unsup3d.to_depth(whole.average_depth[None], whole.prior)[0])
+    assert torch.equal(factors.depth[0], factors.depth[1]) and (factors.sigma == shared.least_sigma).all()
+    assert factors.sigma.shape == expected.sigma.shape and factors.sigma_features.shape == expected.sigma_features.shape
+    with pytest.raises(ValueError, match="shared needs average=True"):
+        small_model(shared=True)

@@ -2,8 +2,10 @@
 
 A head is a star-shaped implicit surface: in every direction from its centre there is one radius, the radius of an
 ellipsoid times (1 + bumps) for nose, brows, sockets, cheeks, lips and chin. A picture is made by marching a ray through
-every pixel until it meets that surface. No mesh, no depth map and no rasteriser takes part. So a model that fits these
-pictures with a warped depth map is never tested on data made by its own methods.
+every pixel until it meets that surface. People differ: one has four times another's nose or chin. The relief is exactly
+symmetric; the colours are only *probably* so, for many wear a fringe to one side, a birthmark or an eye patch. No mesh,
+no depth map and no rasteriser takes part. So a model that fits these pictures with a warped depth map is never tested
+on data made by its own methods.
 
 Frames are those of `lib.geometry.turntable`. In the canonical view the face looks at the camera, along −z, and its
 mirror plane is x = 0. The view turns it about the point c = (0, 0, 1), then shifts it. A picture is 0.175 units wide
@@ -12,7 +14,7 @@ there, a little less than a head.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float
@@ -28,7 +30,7 @@ CENTER = 1.08  # depth of the head's centre in the canonical view; so faces turn
 NEAR, FAR = 0.9, 1.1  # canonical depths of a face lie between these
 
 SPLITS = ("train", "validation", "test")
-VERSION = 2  # of the generator; raise it when the pictures change, so that cached ones are made again
+VERSION = 5  # of the generator; raise it when the pictures change, so that cached ones are made again
 MIN_STEP = 1e-3  # a ray that grazes the nose must not creep for ever
 CHUNK = 32
 MARCH_STEPS = 26
@@ -53,6 +55,13 @@ BUMPS = {
     "chin": (0.0, 0.60, 0.14, 0.090, 0.060),
     "ear": (0.97, 0.02, 0.10, 0.13, 0.070),
 }
+FEATURES = {  # bumps that grow together in one person, and how large the smallest and the largest are
+    "nose": (("nose root", "nose bridge", "nose tip", "nostril wing"), (0.4, 1.6)),
+    "brow": (("brow ridge", "eye socket", "eyeball"), (0.4, 1.6)),
+    "cheek": (("cheekbone", "hollow of the cheek"), (0.2, 2.0)),
+    "lips": (("upper lip", "lower lip", "below the lip"), (0.4, 1.6)),
+    "chin": (("chin",), (0.2, 2.0)),
+}
 
 # Places of the named points, as directions (right, down) from the head's centre.
 KEYPOINTS = {
@@ -76,7 +85,8 @@ class Faces:
     light (N, 4): ambient, diffuse, and (l_x, l_y) of the direction to the light, (l_x, l_y, −1) normalised, in
     the *face's* frame. view (N, 6): turns about x, y, z in radians, then the shift in units.
     keypoints (N, K, 2) on the image plane [−1, 1]²; keypoint_depth (N, K); keypoint_visible (N, K).
-    canonical_depth, canonical_albedo: the same face seen in the canonical view.
+    canonical_depth, canonical_albedo: the same face seen in the canonical view. canonical_marks (N, H, W): 1 where
+    something one-sided covers it there, of which its mirror image knows nothing.
     """
 
     image: Float[Tensor, "N 3 H W"]
@@ -91,6 +101,7 @@ class Faces:
     keypoint_visible: Bool[Tensor, "N K"]
     canonical_depth: Float[Tensor, "N H W"] | None = None
     canonical_albedo: Float[Tensor, "N 3 H W"] | None = None
+    canonical_marks: Float[Tensor, "N H W"] | None = None
 
     def __len__(self) -> int:
         return len(self.image)
@@ -104,6 +115,7 @@ def make_faces(
     image_size: int = 32,
     canonical: bool = False,
     max_yaw: float = 50.0,
+    symmetric: bool = False,
     cache: bool = True,
 ) -> Faces:
     """Make `count` random faces: each is another person, in another light, seen from another side.
@@ -111,6 +123,7 @@ def make_faces(
     seed, split: other seeds and other splits ("train", "validation", "test") give other people.
     canonical: also march the canonical view (twice the time).
     max_yaw: degrees; yaw is uniform up to this on both sides, pitch within 20 and roll within 10 degrees.
+    symmetric: the same people without what is one-sided: no fringe, no birthmark, no eye patch.
     cache: keep the faces in data/cache.
 
     Raises ValueError for an unknown split or a count below 1.
@@ -124,11 +137,11 @@ def make_faces(
         chunks = []
         for start in range(0, count, CHUNK):
             generator = torch.Generator().manual_seed((seed * len(SPLITS) + SPLITS.index(split)) * 1_000_003 + start)
-            chunks.append(_make_chunk(min(CHUNK, count - start), image_size, canonical, max_yaw, generator))
+            chunks.append(_make_chunk(min(CHUNK, count - start), image_size, canonical, max_yaw, symmetric, generator))
         return {name: torch.cat([chunk[name] for chunk in chunks]) for name in chunks[0]}
 
     parameters = dict(version=VERSION, count=count, seed=seed, split=split, size=image_size)
-    parameters |= dict(canonical=canonical, max_yaw=max_yaw)
+    parameters |= dict(canonical=canonical, max_yaw=max_yaw, symmetric=symmetric)
     return Faces(**(cached("faces", parameters, make) if cache else make()))
 
 
@@ -165,7 +178,7 @@ def _uniform(generator: torch.Generator, n: int, low: float, high: float, *shape
 
 @dataclass(frozen=True)
 class _Heads:
-    """The people of one chunk: shape, skin and hair of each."""
+    """The people of one chunk: shape, skin and hair of each, and what is on one side of the face only."""
 
     axes: Tensor  # (N, 3) half-widths of the ellipsoid
     jaw: Tensor  # (N, 1) how much the face narrows downwards
@@ -178,6 +191,10 @@ class _Heads:
     beard: Tensor  # (N, 1)
     blush: Tensor  # (N, 1)
     mouth_open: Tensor  # (N, 1)
+    # One-sided; the signs are +1 for the face's side at x > 0. Amounts are 0 without the thing.
+    fringe: Tensor  # (N, 3) sign, how far it hangs down, where it is parted
+    birthmark: Tensor  # (N, 6) sign, amount, right, down, and its two widths
+    patch: Tensor  # (N, 2) sign and amount of an eye patch
 
     @staticmethod
     def sample(n: int, generator: torch.Generator) -> _Heads:
@@ -188,27 +205,59 @@ class _Heads:
         bumps = base.repeat(n, 1, 1)
         shift = uniform(-0.03, 0.03, len(BUMPS), 2)
         shift[..., 0] *= base[:, 0] > 0
+        size = uniform(0.85, 1.15, len(BUMPS))
+        for names, (small, large) in FEATURES.values():
+            size[:, [list(BUMPS).index(name) for name in names]] *= uniform(small, large)
         bumps[..., :2] += shift * torch.tensor([0.6, 1.0])
         bumps[..., 2:4] *= uniform(0.85, 1.18, len(BUMPS), 2)
-        bumps[..., 4] *= uniform(0.65, 1.35, len(BUMPS))
+        bumps[..., 4] *= size
         pale, dark = torch.tensor([0.95, 0.76, 0.64]), torch.tensor([0.42, 0.26, 0.18])
         tone = uniform(0, 1)
         skin = (pale + tone * (dark - pale)) * uniform(0.92, 1.06, 1)
         black, blond = torch.tensor([0.06, 0.05, 0.05]), torch.tensor([0.72, 0.55, 0.30])
         hair = black + uniform(0, 1) ** 2 * (1 - tone) * (blond - black)
         brown, blue = torch.tensor([0.22, 0.12, 0.06]), torch.tensor([0.30, 0.45, 0.55])
+
+        def sign():
+            return uniform(-1, 1).sign()
+
+        def some(share):
+            return (uniform(0, 1) < share).float()
+
         return _Heads(
-            axes=torch.tensor([0.082, 0.110, 0.098]) * uniform(0.93, 1.07, 3),
-            jaw=uniform(0.02, 0.22),
+            axes=torch.tensor([0.082, 0.110, 0.098]) * uniform(0.90, 1.10, 3),
+            jaw=uniform(0.0, 0.40),
             bumps=bumps,
             skin=skin.clamp(0, 1),
             hair=hair,
             lips=(skin * torch.tensor([0.92, 0.62, 0.62]) * uniform(0.85, 1.0)).clamp(0, 1),
             iris=brown + uniform(0, 1) ** 2 * (1 - tone) * (blue - brown),
-            hairline=uniform(-0.62, -0.48),
+            hairline=uniform(-0.58, -0.52),
             beard=uniform(-1.0, 0.6).clamp(min=0) * 0.7,
             blush=uniform(0.0, 0.18),
             mouth_open=uniform(-0.6, 1.0).clamp(min=0),
+            fringe=torch.cat([sign(), some(0.35) * uniform(0.05, 0.15), uniform(-0.35, 0.15)], 1),
+            birthmark=torch.cat(
+                [
+                    sign(),
+                    some(0.4) * uniform(0.5, 0.8),
+                    uniform(0.25, 0.45),
+                    uniform(0.05, 0.40),
+                    uniform(0.12, 0.24, 2),
+                ],
+                1,
+            ),
+            patch=torch.cat([sign(), some(0.2)], 1),
+        )
+
+    def bare(self) -> _Heads:
+        """Make the same people without what is on one side only."""
+        amount = torch.tensor([1.0, 0, 1, 1, 1, 1])
+        return replace(
+            self,
+            fringe=self.fringe * amount[:3],
+            birthmark=self.birthmark * amount,
+            patch=self.patch * amount[:2],
         )
 
     def radius(self, direction: Tensor) -> Tensor:
@@ -258,13 +307,25 @@ class _Heads:
         color = paint(
             color, torch.tensor([[0.10, 0.05, 0.04]]), spot("nostril wing", 0.022, 0.016, -0.030, 0.035) * 0.7
         )
+        sign, amount, right, down, across, along = (column[:, None] for column in self.birthmark.unbind(-1))
+        q = ((sign * x - right) / across) ** 2 + ((y - down) / along) ** 2
+        stain = (amount * torch.sigmoid(5 * (1 - q)))[..., None]
+        color = paint(color, self.skin * torch.tensor([0.62, 0.34, 0.36]), stain)
         color = paint(color, self.hair, spot("brow ridge", 0.13, 0.028, 0.03, -0.01) * 0.85)
         eye = spot("eye socket", 0.115, 0.052, sharp=1.5)
         color = paint(color, torch.tensor([[0.10, 0.06, 0.05]]), spot("eye socket", 0.130, 0.066) * 0.7)
         color = paint(color, torch.tensor([[0.93, 0.92, 0.90]]), eye)
         color = paint(color, self.iris, eye * spot("eye socket", 0.055, 0.055, sharp=2))
         color = paint(color, torch.tensor([[0.02, 0.02, 0.02]]), eye * spot("eye socket", 0.024, 0.026, sharp=2))
+        sign, amount = (column[:, None] for column in self.patch.unbind(-1))
+        right, down = at["eye socket"][:, :1], at["eye socket"][:, 1:2]
+        q = ((sign * x - right) / 0.17) ** 2 + ((y - down) / 0.115) ** 2
+        strap = torch.sigmoid(80 * (0.024 - (y - down - 0.5 * (sign * x - right)).abs()))
+        worn = (amount * torch.maximum(torch.sigmoid(6 * (1 - q)), strap))[..., None]
+        color = paint(color, torch.tensor([[0.05, 0.05, 0.07]]), worn)
+        sign, amount, parting = (column[:, None] for column in self.fringe.unbind(-1))
         crown = self.hairline + 0.9 * (side - 0.25).clamp(min=0) ** 2
+        crown = crown + amount * torch.sigmoid(14 * (sign * x - parting))
         back = torch.sigmoid(30 * (z + 0.22)) * torch.sigmoid(30 * (0.12 - y))
         hair = torch.maximum(torch.sigmoid(45 * (crown - y)), back)[..., None]
         ears = spot("ear", 0.16, 0.10)
@@ -320,8 +381,12 @@ def _background(n: int, size: int, generator: torch.Generator) -> Tensor:
 
 
 @torch.no_grad()
-def _make_chunk(n: int, size: int, canonical: bool, max_yaw: float, generator: torch.Generator) -> dict[str, Tensor]:
+def _make_chunk(
+    n: int, size: int, canonical: bool, max_yaw: float, symmetric: bool, generator: torch.Generator
+) -> dict[str, Tensor]:
     heads = _Heads.sample(n, generator)
+    if symmetric:
+        heads = heads.bare()
     turns = _uniform(generator, n, -1, 1, 3) * torch.deg2rad(torch.tensor([20.0, max_yaw, 10.0]))
     shift = _uniform(generator, n, -1, 1, 3) * torch.tensor([0.004, 0.004, 0.0])
     ambient = _uniform(generator, n, 0.15, 0.45, 1)
@@ -371,5 +436,8 @@ def _make_chunk(n: int, size: int, canonical: bool, max_yaw: float, generator: t
     if canonical:
         depth, met, direction, _ = _march(heads, torch.eye(3).repeat(n, 1, 1), torch.zeros(n, 3), plane)
         fields["canonical_depth"] = torch.where(met, depth, FAR).view(n, size, size)
-        fields["canonical_albedo"] = met.view(n, 1, size, size) * picture(heads.color(direction))
+        color = heads.color(direction)
+        covered = (color - heads.bare().color(direction)).abs().mean(-1) > 0.05
+        fields["canonical_albedo"] = met.view(n, 1, size, size) * picture(color)
+        fields["canonical_marks"] = (met & covered).view(n, size, size).float()
     return fields
