@@ -189,6 +189,15 @@ def predict_picture(
     sys.exit(0)
 
 
+@app.command("keep")
+def keep_results(run: Annotated[Path, typer.Argument(help="A run's folder, of which every chapter passed.")]) -> None:
+    """Read a run's numbers into the records of measured results, data/results, which chapter 18 shows."""
+    from lib.course import measured
+
+    for path in measured.keep(run.absolute()):
+        console.print(_short(path))
+
+
 @app.command()
 def report(run: Annotated[Path | None, typer.Argument(help="A run's folder; the newest if none.")] = None) -> None:
     """Show a run's results and write its report.html anew."""
