@@ -8,7 +8,7 @@ pytestmark = pytest.mark.slow
 
 
 def test_the_full_path_in_miniature(full_profile, tmp_path):
-    numbers = full_profile("18_full_training", steps=60, kills=1, launched_steps=2, launched_seeds=[0])
+    numbers = full_profile("18_full_training", steps=200, kills=1, launched_steps=2, launched_seeds=[0])
     assert numbers["largest difference of a weight: killed and resumed, or not"]["value"] == 0
     assert numbers["largest difference of a weight, without Adam's means"]["value"] > 1e-4
     assert numbers["exit code of the sweep"]["value"] == 0
