@@ -234,7 +234,7 @@ def keypoint_spread(points: Float[Tensor, "B N 3"], seed: int = 0) -> Float[Tens
 def own_relief(
     pred: Float[Tensor, "N H W"], target: Float[Tensor, "N H W"], mask: Bool[Tensor, "H W"]
 ) -> tuple[float, float]:
-    """What depth maps know of each object besides the mean of all: correlation with the truth, and relative size.
+    """Measure what depth maps know of each object besides the mean of all: correlation with the truth, relative size.
 
     On the pixels of the mask each map's own mean is subtracted, because a picture does not tell the distance; then the
     mean of all N maps. Pearson's correlation of what remains, over pixels and objects, is the first number. Size: the

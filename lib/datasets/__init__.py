@@ -40,6 +40,9 @@ KEYS = {
     "albedo": Key("B 3 H W", "float", "colour without light, in [0, 1]; 0 outside"),
     "canonical_depth": Key("B H W", "float", "depth seen from the front; for examiners"),
     "canonical_albedo": Key("B 3 H W", "float", "albedo seen from the front; for examiners"),
+    "canonical_marks": Key(
+        "B H W", "float", "1 where a mark on one side covers the face, from the front; for examiners"
+    ),
     "light": Key("B 4", "float", "ambient, diffuse, and the light's direction (l_x, l_y, −1), not normalised"),
     "view": Key("B 6", "float", "turns about x, y, z in radians, then the shift in units of the distance"),
     "flow": Key("B 2 H W", "float", "motion of each pixel to the next frame, in image-plane units"),

@@ -427,7 +427,7 @@ def degeneracies(factors: Factors, rendering: Rendering) -> dict[str, bool]:
 
 
 def nose_height(depth: Float[Tensor, "B H W"]) -> Float[Tensor, ""]:
-    """How far the ridge of the nose stands before its flanks, below the middle of the picture, on average.
+    """Measure how far the ridge of the nose stands before its flanks, below the middle of the picture, on average.
 
     The flanks are near (a tenth of the picture's width on each side), so that a smooth bulge of the whole face does not
     count: the drawn faces have 0.07 of RANGE, the half-ellipsoid of the prior 0.004.
