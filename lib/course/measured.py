@@ -42,7 +42,9 @@ FIGURES = (
     Figure(
         "05_category_meshes", "all, predicted camera: PCK@0.1", "PCK@0.1", "", True, 0.812, "CUB, photographs of birds"
     ),
-    Figure("06b_handles_from_pictures", "mIoU, 16 handles", "mIoU", "", True, 0.676, "CUB, photographs of birds"),
+    Figure(
+        "06b_handles_from_pictures", "quadruped: mIoU, 16 handles", "mIoU", "", True, 0.676, "CUB, photographs of birds"
+    ),
     Figure("07_motion", "PCK@0.1, inference", "PCK@0.1", "", True, 0.747, "videos of horses"),
     Figure("08_correspondences", "rotation: points, L-BFGS", "rotation", "°", False, None, "no such number at hand"),
     Figure("09_symmetry", "SIDE ours", "SIDE × 10⁻²", "", False, 0.793, "rendered scans of faces"),

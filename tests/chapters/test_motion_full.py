@@ -14,6 +14,7 @@ FEW |= {"image_size": 128, "refine_steps": 2, "multiplex_steps": 6, "rows": ["no
 def test_three_steps_of_the_full_path(full_profile, tmp_path):
     numbers = full_profile("07_motion", **FEW)
     assert numbers["read in the second frame, over right"]["value"] > 2
+    assert 0 <= numbers["PCK@0.1, inference"]["value"] <= 1
     names = sorted(path.stem for path in (tmp_path / "training").glob("*.checkpoint"))
     assert names == ["motion", "no motion"]
     state = torch.load(tmp_path / "training" / "motion.checkpoint", weights_only=True)
